@@ -1,0 +1,1 @@
+"""Local features and matching, one small file per feature behind one interface."""

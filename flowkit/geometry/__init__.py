@@ -1,0 +1,1 @@
+"""Pure geometry in torch: grids, flow algebra, homographies, epipolar and pose geometry."""

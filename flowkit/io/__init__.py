@@ -1,0 +1,1 @@
+"""Files: images, sequences, flow, matches, pair lists, cameras, trajectories, JSON results."""

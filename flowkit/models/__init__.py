@@ -1,0 +1,1 @@
+"""Registry and weights of the networks."""

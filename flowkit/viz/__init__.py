@@ -1,0 +1,1 @@
+"""Flow colours, match drawings, error maps, overlays and animations."""
