@@ -1,0 +1,198 @@
+"""Matching descriptors, and putting matches of several kinds together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flowkit.types import Features, Image, Matches, Size
+
+if TYPE_CHECKING:
+    import torch
+
+    from flowkit.features.base import Extractor, PairMatcher
+
+CHUNK = 2048
+"""Rows of the similarity matrix held at a time."""
+
+
+def match_descriptors(
+    features0: Features,
+    features1: Features,
+    *,
+    ratio: float | None = None,
+    mutual: bool = True,
+    min_score: float | None = None,
+    separation: float = 10.0,
+    device: str = "cpu",
+) -> Matches:
+    """Nearest neighbours by cosine similarity of unit descriptors, which is each match's score (clipped to [0, 1]).
+
+    `mutual` keeps pairs that are each other's nearest. `ratio` keeps a match when its distance is below `ratio` times the
+    distance to the best neighbour that lies more than `separation` pixels elsewhere: a second orientation or a second
+    view of the same point says nothing against it (the FGINN rule of Mishkin et al., MODS, CVIU 2015).
+    """
+    import torch
+
+    count0, count1 = len(features0.keypoints), len(features1.keypoints)
+    if count0 == 0 or count1 == 0:
+        return no_matches(features0.size, features1.size, features0.name)
+    descriptors0 = torch.from_numpy(features0.descriptors).to(device)
+    descriptors1 = torch.from_numpy(features1.descriptors).to(device)
+    keypoints1 = torch.from_numpy(features1.keypoints).to(device)
+    best_row = torch.full((count1,), -2.0, device=device)
+    back = torch.zeros(count1, dtype=torch.long, device=device)
+    nearest, scores, accepted = [], [], []
+    for start in range(0, count0, CHUNK):
+        similarity = descriptors0[start : start + CHUNK] @ descriptors1.T
+        score, index = similarity.max(dim=1)
+        nearest.append(index)
+        scores.append(score)
+        if mutual:
+            column_best, row = similarity.max(dim=0)
+            better = column_best > best_row
+            best_row = torch.where(better, column_best, best_row)
+            back = torch.where(better, row + start, back)
+        if ratio is not None:
+            accepted.append(_distance(score) < ratio * _distance(_second(similarity, index, keypoints1, separation)))
+    index1, score = torch.cat(nearest), torch.cat(scores)
+    index0 = torch.arange(count0, device=device)
+    keep = back[index1] == index0 if mutual else torch.ones_like(index0, dtype=torch.bool)
+    if ratio is not None:
+        keep &= torch.cat(accepted)
+    if min_score is not None:
+        keep &= score >= min_score
+    pairs = torch.stack([index0[keep], index1[keep]], dim=1).cpu().numpy()
+    kept = score[keep].clamp(0, 1).cpu().numpy()
+    return _labelled(features0.keypoints, features1.keypoints, pairs, kept, features0.size, features1.size, features0.name)
+
+
+def merge(matches: Sequence[Matches]) -> Matches:
+    """All matches of one image pair in one value: keypoints concatenated, indices moved, `origin` saying whose each is."""
+    if len(matches) == 1:
+        return matches[0]
+    offset0 = np.cumsum([0] + [len(m.keypoints0) for m in matches])
+    offset1 = np.cumsum([0] + [len(m.keypoints1) for m in matches])
+    origins = tuple(dict.fromkeys(name for m in matches for name in m.origins))
+    parts = zip(matches, offset0, offset1, strict=False)
+    judged = all(m.inliers is not None for m in matches)
+    return Matches(
+        keypoints0=np.concatenate([m.keypoints0 for m in matches]),
+        keypoints1=np.concatenate([m.keypoints1 for m in matches]),
+        pairs=np.concatenate([m.pairs + np.array([at0, at1]) for m, at0, at1 in parts]),
+        scores=np.concatenate([m.scores for m in matches]),
+        size0=matches[0].size0,
+        size1=matches[0].size1,
+        origins=origins,
+        origin=np.concatenate([_origin(m, origins) for m in matches]),
+        inliers=np.concatenate([m.inliers for m in matches]) if judged else None,
+    )
+
+
+def no_matches(size0: Size, size1: Size, name: str) -> Matches:
+    """No matches at all."""
+    points = np.zeros((0, 2), np.float32)
+    return _labelled(points, points, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), size0, size1, name)
+
+
+def deduplicate(matches: Matches, radius: float = 1.5) -> Matches:
+    """Of the matches that join the same two places (within `radius` pixels in both images) keep the best one."""
+    from scipy.spatial import cKDTree
+
+    places = np.concatenate([matches.points0, matches.points1], axis=1)
+    order = np.argsort(-matches.scores, kind="stable")
+    near = cKDTree(places).query_ball_point(places, radius, p=np.inf) if len(places) else []
+    keep = np.ones(len(places), bool)
+    for i in order:
+        if keep[i]:
+            keep[near[i]] = False
+            keep[i] = True
+    return select(matches, keep)
+
+
+def select(matches: Matches, keep: np.ndarray) -> Matches:
+    """Some of the matches, all of the keypoints; `keep` is a mask or indices."""
+    return replace(
+        matches,
+        pairs=matches.pairs[keep],
+        scores=matches.scores[keep],
+        origin=None if matches.origin is None else matches.origin[keep],
+        inliers=None if matches.inliers is None else matches.inliers[keep],
+    )
+
+
+class DescriptorMatcher:
+    """A pair matcher from an extractor: mutual nearest neighbours, ratio and score tests."""
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        *,
+        ratio: float | None = None,
+        min_score: float | None = None,
+        unique: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        self.extractor, self.name, self.weights = extractor, extractor.name, extractor.weights
+        self.ratio, self.min_score, self.unique, self.device = ratio, min_score, unique, device
+
+    def match(self, image0: Image, image1: Image) -> Matches:
+        """Matches in the original pixels of both images."""
+        features0, features1 = self.extractor.extract(image0), self.extractor.extract(image1)
+        matches = match_descriptors(
+            features0, features1, ratio=self.ratio, min_score=self.min_score, device=self.device
+        )
+        return deduplicate(matches) if self.unique else matches
+
+
+class Union:
+    """Several pair matchers at once: "sift+xfeat"."""
+
+    def __init__(self, members: Sequence[PairMatcher]) -> None:
+        self.members = tuple(members)
+        self.name = "+".join(member.name for member in self.members)
+        self.weights: Mapping[str, str] = {name: hash for m in self.members for name, hash in m.weights.items()}
+
+    def match(self, image0: Image, image1: Image) -> Matches:
+        """The matches of every member, `origin` saying whose each is."""
+        return merge([member.match(image0, image1) for member in self.members])
+
+
+def _labelled(
+    keypoints0: np.ndarray,
+    keypoints1: np.ndarray,
+    pairs: np.ndarray,
+    scores: np.ndarray,
+    size0: Size,
+    size1: Size,
+    name: str,
+) -> Matches:
+    """Matches that all have one origin."""
+    origin = np.zeros(len(pairs), np.int64)
+    return Matches(keypoints0, keypoints1, pairs, scores, size0, size1, origins=(name,), origin=origin)
+
+
+def _origin(matches: Matches, origins: tuple[str, ...]) -> np.ndarray:
+    """(M,) index of each match's origin in the list of all origins."""
+    if matches.origin is None:
+        return np.full(len(matches), -1, np.int64)
+    return np.array([origins.index(name) for name in matches.origins], np.int64)[matches.origin]
+
+
+def _second(
+    similarity: torch.Tensor, nearest: torch.Tensor, keypoints1: torch.Tensor, separation: float
+) -> torch.Tensor:
+    """(N,) similarity of the best neighbour that is more than `separation` pixels from the nearest one."""
+    import torch
+
+    apart = keypoints1[nearest]
+    near = (keypoints1[None, :, 0] - apart[:, None, 0]) ** 2 + (keypoints1[None, :, 1] - apart[:, None, 1]) ** 2
+    return torch.where(near > separation**2, similarity, -1.0).amax(dim=1)
+
+
+def _distance(similarity: torch.Tensor) -> torch.Tensor:
+    """Euclidean distance of unit vectors with that dot product."""
+    return (2 - 2 * similarity).clamp(min=0).sqrt()
