@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install $(PIP_ARGS) -c constraints.txt
 
-.PHONY: help install demo test check format wheel clean
+.PHONY: help install demo test check lint types floors format wheel clean
 
 help:
 	@sed -n '1,3s/^# //p' Makefile
@@ -41,10 +41,16 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
-check: $(STAMP)
+check: lint types floors
+
+lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP)
 	$(BIN)/mypy
+
+floors: $(STAMP)
 	$(BIN)/lint-imports
 
 format: $(STAMP)
