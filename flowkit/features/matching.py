@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flowkit.features.base import nothing
 from flowkit.types import Features, Image, Matches, Size
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def match_descriptors(
         keep &= score >= min_score
     pairs = torch.stack([index0[keep], index1[keep]], dim=1).cpu().numpy()
     kept = score[keep].clamp(0, 1).cpu().numpy()
-    return _labelled(features0.keypoints, features1.keypoints, pairs, kept, features0.size, features1.size, features0.name)
+    return label(features0, features1, pairs, kept, features0.name)
 
 
 def merge(matches: Sequence[Matches]) -> Matches:
@@ -92,10 +93,24 @@ def merge(matches: Sequence[Matches]) -> Matches:
     )
 
 
+def label(features0: Features, features1: Features, pairs: np.ndarray, scores: np.ndarray, name: str) -> Matches:
+    """Matches between two sets of features, all of one origin."""
+    return Matches(
+        keypoints0=features0.keypoints,
+        keypoints1=features1.keypoints,
+        pairs=pairs,
+        scores=scores,
+        size0=features0.size,
+        size1=features1.size,
+        origins=(name,),
+        origin=np.zeros(len(pairs), np.int64),
+    )
+
+
 def no_matches(size0: Size, size1: Size, name: str) -> Matches:
     """No matches at all."""
-    points = np.zeros((0, 2), np.float32)
-    return _labelled(points, points, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), size0, size1, name)
+    empty0, empty1 = nothing(size0, name, 0), nothing(size1, name, 0)
+    return label(empty0, empty1, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), name)
 
 
 def deduplicate(matches: Matches, radius: float = 1.5) -> Matches:
@@ -159,20 +174,6 @@ class Union:
     def match(self, image0: Image, image1: Image) -> Matches:
         """The matches of every member, `origin` saying whose each is."""
         return merge([member.match(image0, image1) for member in self.members])
-
-
-def _labelled(
-    keypoints0: np.ndarray,
-    keypoints1: np.ndarray,
-    pairs: np.ndarray,
-    scores: np.ndarray,
-    size0: Size,
-    size1: Size,
-    name: str,
-) -> Matches:
-    """Matches that all have one origin."""
-    origin = np.zeros(len(pairs), np.int64)
-    return Matches(keypoints0, keypoints1, pairs, scores, size0, size1, origins=(name,), origin=origin)
 
 
 def _origin(matches: Matches, origins: tuple[str, ...]) -> np.ndarray:

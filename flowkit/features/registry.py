@@ -4,36 +4,135 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
+from typing import TypeVar
 
 from flowkit.errors import UsageError
 from flowkit.features.base import Extractor, PairMatcher
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Feature:
-    """How one name is made: a target "module:Class", and how its descriptors are matched."""
+class Options:
+    """What every feature can be told; None means the feature's own default."""
 
-    target: str
-    network: bool = True
-    """Whether it runs on a device."""
-    ratio: float | None = None
-    min_score: float | None = None
-    base: str | None = None
-    """The extractor it simulates viewpoints for."""
-
-
-EXTRACTORS = {
-    "sift": Feature("flowkit.features.sift:Sift", network=False, ratio=0.9),
-    "xfeat": Feature("flowkit.features.xfeat:XFeat"),
-}
+    device: str = "cpu"
+    max_keypoints: int | None = None
+    max_side: int | None = None
 
 
 def extractor(
     name: str, *, device: str = "cpu", max_keypoints: int | None = None, max_side: int | None = None
 ) -> Extractor:
     """The extractor of that name; UsageError listing the known names if there is none."""
-    feature = EXTRACTORS[name]
-    options = {"device": device} if feature.network else {}
-    module, _, attribute = feature.target.partition(":")
-    return getattr(import_module(module), attribute)(max_keypoints=max_keypoints, max_side=max_side, **options)
+    return _look_up(EXTRACTORS, name, "extractor")(Options(str(device), max_keypoints, max_side))
+
+
+def matcher(
+    name: str, *, device: str = "cpu", max_keypoints: int | None = None, max_side: int | None = None
+) -> PairMatcher:
+    """The pair matcher of that name, or of several joined by "+"; UsageError listing the known names if there is none."""
+    from flowkit.features.matching import Union
+
+    options = Options(str(device), max_keypoints, max_side)
+    makers = [_look_up(MATCHERS, part.strip(), "feature") for part in name.split("+")]
+    members = [make(options) for make in makers]
+    return members[0] if len(members) == 1 else Union(members)
+
+
+def names() -> tuple[str, ...]:
+    """Every name `matcher` knows."""
+    return tuple(MATCHERS)
+
+
+def _look_up(table: dict[str, T], name: str, what: str) -> T:
+    """The entry of that name."""
+    try:
+        return table[name]
+    except KeyError:
+        raise UsageError(f"no {what} is called {name!r}; known: {', '.join(table)}") from None
+
+
+def _sift(o: Options) -> Extractor:
+    from flowkit.features.sift import Sift
+
+    return Sift(max_keypoints=o.max_keypoints, max_side=o.max_side)
+
+
+def _xfeat(o: Options) -> Extractor:
+    from flowkit.features.xfeat import XFeat
+
+    return XFeat(device=o.device, max_keypoints=o.max_keypoints, max_side=o.max_side)
+
+
+def _disk(o: Options) -> Extractor:
+    from flowkit.features.disk import Disk
+
+    return Disk(device=o.device, max_keypoints=o.max_keypoints, max_side=o.max_side)
+
+
+def _aliked(o: Options) -> Extractor:
+    from flowkit.features.aliked import Aliked
+
+    return Aliked(device=o.device, max_keypoints=o.max_keypoints, max_side=o.max_side)
+
+
+def _affine(base: Callable[[Options], Extractor]) -> Callable[[Options], Extractor]:
+    def make(o: Options) -> Extractor:
+        from flowkit.features.affine import AffineSimulation
+
+        return AffineSimulation(base(Options(o.device, max_side=o.max_side)), max_keypoints=o.max_keypoints)
+
+    return make
+
+
+def _nearest(
+    make: Callable[[Options], Extractor], ratio: float, unique: bool = False
+) -> Callable[[Options], PairMatcher]:
+    """Mutual nearest neighbours with a ratio test."""
+
+    def build(o: Options) -> PairMatcher:
+        from flowkit.features.matching import DescriptorMatcher
+
+        return DescriptorMatcher(make(o), ratio=ratio, unique=unique, device=o.device)
+
+    return build
+
+
+def _lightglue(make: Callable[[Options], Extractor]) -> Callable[[Options], PairMatcher]:
+    def build(o: Options) -> PairMatcher:
+        from flowkit.features.lightglue import LightGlueMatcher
+
+        return LightGlueMatcher(make(o), device=o.device)
+
+    return build
+
+
+def _xfeat_star(o: Options) -> PairMatcher:
+    from flowkit.features.xfeat import XFeatStar
+
+    return XFeatStar(device=o.device, max_keypoints=o.max_keypoints, max_side=o.max_side)
+
+
+EXTRACTORS: dict[str, Callable[[Options], Extractor]] = {
+    "sift": _sift,
+    "xfeat": _xfeat,
+    "disk": _disk,
+    "aliked": _aliked,
+    "affine-sift": _affine(_sift),
+    "asift": _affine(_sift),
+    "affine-xfeat": _affine(_xfeat),
+}
+
+MATCHERS: dict[str, Callable[[Options], PairMatcher]] = {
+    "sift": _nearest(_sift, 0.9),
+    "xfeat": _nearest(_xfeat, 0.9),
+    "xfeat*": _xfeat_star,
+    "disk": _lightglue(_disk),
+    "aliked": _lightglue(_aliked),
+    "disk-nn": _nearest(_disk, 0.95),
+    "aliked-nn": _nearest(_aliked, 0.95),
+    "affine-sift": _nearest(EXTRACTORS["affine-sift"], 0.9, unique=True),
+    "asift": _nearest(EXTRACTORS["affine-sift"], 0.9, unique=True),
+    "affine-xfeat": _nearest(EXTRACTORS["affine-xfeat"], 0.9, unique=True),
+}
