@@ -1,0 +1,97 @@
+"""Every data set that the bench knows: its name, what it measures, its reader, its folder in a mixed collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from flowkit.datasets.epipolar_labelled import read_epipolar_labelled
+from flowkit.datasets.evd import read_evd
+from flowkit.datasets.files import folder
+from flowkit.datasets.flyingchairs import read_flyingchairs
+from flowkit.datasets.homogr import read_homogr
+from flowkit.datasets.hpatches import read_hpatches
+from flowkit.datasets.kitti import read_kitti
+from flowkit.datasets.kitti_odometry import read_kitti_odometry
+from flowkit.datasets.megadepth import read_megadepth
+from flowkit.datasets.middlebury import read_middlebury
+from flowkit.datasets.middlebury_stereo import read_middlebury_stereo
+from flowkit.datasets.multimodal import read_multimodal
+from flowkit.datasets.oxford import read_oxford
+from flowkit.datasets.pair_list import read_pair_list
+from flowkit.datasets.pf_willow import read_pf_willow
+from flowkit.datasets.samples import Sample
+from flowkit.datasets.sintel import read_sintel
+from flowkit.datasets.strecha import read_strecha
+from flowkit.datasets.tum import read_tum
+from flowkit.datasets.wxbs import read_wxbs
+from flowkit.errors import InputError, UsageError
+
+TASKS = ("flow", "homography", "pose", "matching")
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set: the task its ground truth is for, its reader, its folder in a collection laid out for `bench pairs`."""
+
+    name: str
+    task: str
+    read: Callable[[Path, str], Sequence[Sample]]
+    folder: str | None = None
+
+
+DATASETS = {
+    dataset.name: dataset
+    for dataset in (
+        DataSet("middlebury", "flow", read_middlebury, "flow_middlebury"),
+        DataSet("middlebury-stereo", "flow", read_middlebury, "flow_middlebury_stereo"),
+        DataSet("middlebury-2006", "flow", read_middlebury_stereo, "stereo"),
+        DataSet("kitti", "flow", read_kitti, "flow_kitti"),
+        DataSet("flyingchairs", "flow", read_flyingchairs, "flow_flyingchairs"),
+        DataSet("sintel-clean", "flow", read_sintel),
+        DataSet("sintel-final", "flow", read_sintel),
+        DataSet("oxford", "homography", read_oxford, "homography_oxford"),
+        DataSet("hpatches", "homography", read_hpatches, "homography_hpatches"),
+        DataSet("hpatches-v", "homography", read_hpatches),
+        DataSet("hpatches-i", "homography", read_hpatches),
+        DataSet("homogr", "homography", read_homogr, "homography_homogr"),
+        DataSet("evd", "homography", read_evd, "homography_evd"),
+        DataSet("strecha", "pose", read_strecha, "pose_strecha"),
+        DataSet("kitti-odometry", "pose", read_kitti_odometry, "pose_kitti_odometry"),
+        DataSet("megadepth", "pose", read_megadepth, "pose_megadepth_pair"),
+        DataSet("tum", "pose", read_tum, "pose_tum_fr2_desk"),
+        DataSet("scannet", "pose", read_pair_list),
+        DataSet("wxbs", "matching", read_wxbs, "hard_wxbs"),
+        DataSet("multimodal", "matching", read_multimodal, "hard_multimodal"),
+        DataSet("epipolar-labelled", "matching", read_epipolar_labelled, "epipolar_labelled"),
+        DataSet("pf-willow", "matching", read_pf_willow, "semantic_pf_willow"),
+    )
+}
+
+
+def read_dataset(name: str, root: Path) -> list[Sample]:
+    """Every sample of one data set in its own layout."""
+    if name not in DATASETS:
+        raise UsageError(f"unknown data set {name!r}; use one of {', '.join(DATASETS)}")
+    if not root.exists():
+        raise InputError(f"{root}: no such folder; give the data set's own folder")
+    return list(DATASETS[name].read(root, name))
+
+
+def find_samples(
+    root: Path, tasks: Collection[str] = TASKS, names: Collection[str] | None = None
+) -> dict[str, list[Sample]]:
+    """Every sample of a collection (one folder per data set, see `DATASETS`) by task, or of the data sets named only."""
+    for name in names or ():
+        if name not in DATASETS or DATASETS[name].folder is None:
+            known = ", ".join(dataset.name for dataset in DATASETS.values() if dataset.folder)
+            raise UsageError(f"{name!r} is no data set of a collection; use one of {known}")
+    samples: dict[str, list[Sample]] = {task: [] for task in tasks}
+    for dataset in DATASETS.values():
+        wanted = dataset.task in samples and (names is None or dataset.name in names)
+        if wanted and dataset.folder and (folder(root) / dataset.folder).is_dir():
+            samples[dataset.task] += dataset.read(root / dataset.folder, dataset.name)
+    if not any(samples.values()):
+        raise InputError(f"{root}: has none of the folders of a collection; see docs/bench.md for their names")
+    return samples
