@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from flowkit.geometry.grids import flow_targets, grid_like, pixel_grid
-from flowkit.geometry.homography import same_side, transform_points
+from flowkit.geometry.grids import flow_targets, grid_like
+from flowkit.geometry.homography import in_front
 from flowkit.geometry.sampling import sample_flow, splat
 from flowkit.geometry.shapes import check, check_same, check_size
 from flowkit.types import Size
@@ -23,10 +23,15 @@ def flow_from_homography(H: Tensor, size0: Size) -> Tensor:
     """The flow (..., 2, H0, W0) of x1 ~ H x0 (..., 3, 3), in H's precision; NaN beyond the horizon (see `same_side`)."""
     check("H", H, 3, 3)
     height, width = check_size("size0", size0)
-    points = pixel_grid(height, width, device=H.device, dtype=H.dtype).flatten(1).T
-    moved = transform_points(H, points) - points
-    moved = torch.where(same_side(H, points).unsqueeze(-1), moved, torch.nan)
-    return moved.mT.unflatten(-1, (height, width))
+    x = torch.arange(width, device=H.device, dtype=H.dtype)
+    y = torch.arange(height, device=H.device, dtype=H.dtype)[:, None]
+    # Three planes rather than (N, 3) points: much faster on a large picture.
+    u, v, w = (
+        row[..., 0, None, None] * x + row[..., 1, None, None] * y + row[..., 2, None, None] for row in H.unbind(-2)
+    )
+    known = in_front(w.flatten(-2), H).unflatten(-1, (height, width))
+    w = torch.where(known, w, 1)
+    return torch.where(known.unsqueeze(-3), torch.stack([u / w - x, v / w - y], dim=-3), torch.nan)
 
 
 def compose(flow_ab: Tensor, flow_bc: Tensor) -> Tensor:

@@ -46,7 +46,11 @@ def same_side(H: Tensor, points: Tensor) -> Tensor:
     """
     check("H", H, 3, 3)
     check("points", points, "N", 2)
-    w = (homogeneous(points) @ H[..., 2:, :].mT).squeeze(-1)
+    return in_front((homogeneous(points) @ H[..., 2:, :].mT).squeeze(-1), H)
+
+
+def in_front(w: Tensor, H: Tensor) -> Tensor:
+    """(..., N) bool: `same_side` of points whose third homogeneous coordinate after H (..., 3, 3) is `w` (..., N)."""
     front = w * torch.linalg.det(H).sign().unsqueeze(-1) > 0
     return torch.where(front.any(-1, keepdim=True), front, w.abs() > 0)
 

@@ -16,6 +16,7 @@ from flowkit.geometry.flow import (
     invert,
 )
 from flowkit.geometry.grids import flow_targets, inside, pixel_grid
+from flowkit.geometry.homography import transform_points
 from flowkit.geometry.sampling import warp
 
 SIZE = (48, 64)
@@ -197,3 +198,10 @@ def test_gradients():
     assert gradcheck(compose, (first, second))
     H = torch.tensor([[1.05, 0.04, 3], [-0.03, 0.98, 2], [4e-3, -2e-3, 1]], dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda H: flow_from_homography(H, (3, 4)), (H,))
+
+
+def test_flow_from_homography_is_transform_points_on_the_grid_in_batches():
+    H = torch.stack([similarity(1.1, 10), torch.tensor([[1.1, 0.1, 5], [-0.05, 0.9, 3], [1e-3, -5e-4, 1]]).double()])
+    points = pixel_grid(5, 7, dtype=torch.float64).flatten(1).T
+    targets = flow_targets(flow_from_homography(H, (5, 7)))
+    torch.testing.assert_close(targets.flatten(1, 2), transform_points(H, points))
