@@ -1,0 +1,64 @@
+"""`flowkit match`: sparse matches between two images."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from flowkit.cli import options, pairwise, report
+from flowkit.cli.options import METHOD, RESULTS, grouped
+from flowkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from flowkit.pipelines.outputs import Outcome
+
+
+class Format(StrEnum):
+    """The file that matches are written to."""
+
+    NPZ = "npz"
+    JSON = "json"
+    H5 = "h5"
+
+
+@grouped
+def match(
+    image0: options.Image0 = None,
+    image1: options.Image1 = None,
+    features: options.Features = None,
+    max_keypoints: Annotated[int | None, Option(min=1, help="Keypoints per image at most.", rich_help_panel=METHOD)] = None,
+    format: Annotated[
+        Format,
+        Option(help="matches.npz; json: the points in matches.json itself; h5: hloc's features.h5 and matches.h5.", rich_help_panel=RESULTS),
+    ] = Format.NPZ,
+    colmap: Annotated[
+        Path | None, Option(metavar="DB", help="Also a COLMAP database (not with --pairs).", rich_help_panel=RESULTS)
+    ] = None,
+    *,
+    compute: options.Compute,
+    output: options.Output,
+    batch: options.Batch,
+) -> None:
+    """Sparse matches between A and B: pairs of points in the pixels of both, with a score each.
+
+    Writes matches.npz, matches.png and matches.json.
+    """
+    report.start(output.verbose, output.quiet)
+    if colmap is not None and batch.pairs is not None:
+        raise UsageError("--colmap: one pair only; for --pairs write --format h5 and import that")
+    if colmap is not None and colmap.exists() and not output.overwrite:
+        raise UsageError(f"{colmap}: is there already; --overwrite replaces it")
+    method = {"features": features, "max_keypoints": max_keypoints, **compute.arguments()}
+    writing = {"pictures": output.pictures, "format": format.value, "colmap": colmap}
+    pairwise.run(pairwise.job("match", method, writing), image0, image1, output, batch)
+
+
+def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcome:
+    """One pair."""
+    from flowkit.pipelines import match, outputs
+
+    result = match.match(inputs.image0, inputs.image1, **job.method)
+    return outputs.write_match_results(directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing)
