@@ -43,10 +43,9 @@ def match_descriptors(
         return no_matches(features0.size, features1.size, features0.name)
     descriptors0 = torch.from_numpy(features0.descriptors).to(device)
     descriptors1 = torch.from_numpy(features1.descriptors).to(device)
-    keypoints1 = torch.from_numpy(features1.keypoints).to(device)
     best_row = torch.full((count1,), -2.0, device=device)
     back = torch.zeros(count1, dtype=torch.long, device=device)
-    nearest, scores, accepted = [], [], []
+    nearest, scores = [], []
     for start in range(0, count0, CHUNK):
         similarity = descriptors0[start : start + CHUNK] @ descriptors1.T
         score, index = similarity.max(dim=1)
@@ -57,15 +56,16 @@ def match_descriptors(
             better = column_best > best_row
             best_row = torch.where(better, column_best, best_row)
             back = torch.where(better, row + start, back)
-        if ratio is not None:
-            accepted.append(_distance(score) < ratio * _distance(_second(similarity, index, keypoints1, separation)))
     index1, score = torch.cat(nearest), torch.cat(scores)
     index0 = torch.arange(count0, device=device)
     keep = back[index1] == index0 if mutual else torch.ones_like(index0, dtype=torch.bool)
-    if ratio is not None:
-        keep &= torch.cat(accepted)
     if min_score is not None:
         keep &= score >= min_score
+    if ratio is not None:
+        keypoints1 = torch.from_numpy(features1.keypoints).to(device)
+        for rows in keep.nonzero()[:, 0].split(CHUNK):
+            second = _second(descriptors0[rows] @ descriptors1.T, index1[rows], keypoints1, separation)
+            keep[rows] = _distance(score[rows]) < ratio * _distance(second)
     pairs = torch.stack([index0[keep], index1[keep]], dim=1).cpu().numpy()
     kept = score[keep].clamp(0, 1).cpu().numpy()
     return label(features0, features1, pairs, kept, features0.name)
