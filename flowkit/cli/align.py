@@ -26,9 +26,7 @@ def align(
     source: Annotated[
         Path | None, Argument(metavar="SOURCE", help="The image that is moved.", show_default=False)
     ] = None,
-    target: Annotated[
-        Path | None, Argument(metavar="TARGET", help="The image that stays.", show_default=False)
-    ] = None,
+    target: Annotated[Path | None, Argument(metavar="TARGET", help="The image that stays.", show_default=False)] = None,
     multi_h: Annotated[
         bool, Option("--multi-h", help="Several homographies, for scenes of several planes.", rich_help_panel=METHOD)
     ] = False,
@@ -75,7 +73,9 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
     from flowkit.pipelines import align, outputs
 
     result = align.align(inputs.image0, inputs.image1, **job.method)
-    return outputs.write_align_results(directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing)
+    return outputs.write_align_results(
+        directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing
+    )
 
 
 def _run_group(folder: Path, reference: Path, method: dict[str, Any], output: options.Output) -> None:
@@ -94,7 +94,13 @@ def _run_group(folder: Path, reference: Path, method: dict[str, Any], output: op
     with outputs.result_folder(directory, "group"):
         results = group.align_group(_readable(files, target, refused), target, **method)
         outcome = group_outputs.write_group_results(
-            directory, results, target, refused, method=method, command=pairwise.command_line(), pictures=output.pictures
+            directory,
+            results,
+            target,
+            refused,
+            method=method,
+            command=pairwise.command_line(),
+            pictures=output.pictures,
         )
     report.show(outcome, as_json=output.json, quiet=output.quiet)
     aligned = sum(image["status"] == "ok" for image in outcome.record["images"])

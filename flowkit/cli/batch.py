@@ -94,7 +94,16 @@ class Ledger:
         write_text(output / self.path, json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
 
 
-def run(job: Job, tasks: Iterable[Task], ledger: Ledger, output: Path, *, overwrite: bool, jobs: int = 1, quiet: bool = False) -> None:
+def run(
+    job: Job,
+    tasks: Iterable[Task],
+    ledger: Ledger,
+    output: Path,
+    *,
+    overwrite: bool,
+    jobs: int = 1,
+    quiet: bool = False,
+) -> None:
     """Work through `tasks` and leave the manifest in `output`, whatever happens.
 
     Wrong options, missing weights and a disk that refuses end the run at once: they would fail every other pair, too.
@@ -111,9 +120,7 @@ def run(job: Job, tasks: Iterable[Task], ledger: Ledger, output: Path, *, overwr
             ledger.write(output)
 
 
-def _to_do(
-    tasks: Iterable[Task], job: Job, ledger: Ledger, progress: Progress, overwrite: bool
-) -> Iterator[Task]:
+def _to_do(tasks: Iterable[Task], job: Job, ledger: Ledger, progress: Progress, overwrite: bool) -> Iterator[Task]:
     """The tasks without those that an earlier run finished, which go into the ledger."""
     for task in tasks:
         status = None if overwrite else finished(task.directory / f"{job.verb}.json")
@@ -134,7 +141,9 @@ def _results(job: Job, tasks: Iterator[Task], jobs: int) -> Iterator[tuple[Task,
     work, setup = partial(attempt, job=job), partial(report.start, *report.levels())
     for task, result in run_in_workers(work, tasks, jobs, setup):
         if isinstance(result, WorkerDied):
-            result = report.Fault("WorkerDied", f"{result}; try fewer --jobs or a smaller --resize", report.EXIT_INTERNAL)
+            result = report.Fault(
+                "WorkerDied", f"{result}; try fewer --jobs or a smaller --resize", report.EXIT_INTERNAL
+            )
         yield task, result
 
 
@@ -218,7 +227,9 @@ def folder_names(keys: list[tuple]) -> list[str]:
     plain = [f"{flat_name(name0)}_{flat_name(name1)}" for name0, name1, *_ in keys]
     count = Counter(name.casefold() for name in plain)
     return [
-        name if count[name.casefold()] == 1 and len(name.encode()) <= _MAX_NAME else f"{_shortened(name)}_{_digest(key)}"
+        name
+        if count[name.casefold()] == 1 and len(name.encode()) <= _MAX_NAME
+        else f"{_shortened(name)}_{_digest(key)}"
         for name, key in zip(plain, keys, strict=True)
     ]
 
@@ -236,5 +247,3 @@ def _shortened(name: str) -> str:
 
 def _digest(key: tuple) -> str:
     return hashlib.sha256(repr(key).encode()).hexdigest()[:8]
-
-

@@ -14,8 +14,8 @@ from flowkit.cli.options import METHOD, grouped
 from flowkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowkit.pipelines.outputs import Outcome
     from flowkit.io.sequences import Sequence
+    from flowkit.pipelines.outputs import Outcome
 
 
 class Preset(StrEnum):
@@ -83,11 +83,17 @@ def flow(
 
 
 def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcome:
-    """One pair."""
+    """One pair. A dense method answers for a blank image, too, but with nothing to go by: that is no flow (exit 5)."""
     from flowkit.pipelines import flow, outputs
+    from flowkit.pipelines.prepare import is_blank
+    from flowkit.types import Status
 
     result = flow.flow(inputs.image0, inputs.image1, **job.method)
-    return outputs.write_flow_results(directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing)
+    blank = is_blank(inputs.image0) or is_blank(inputs.image1)
+    status = Status.TOO_FEW_MATCHES if blank else Status.OK
+    return outputs.write_flow_results(
+        directory, result, inputs.image0, inputs.image1, status=status, command=job.arguments, **job.writing
+    )
 
 
 def _run_sequence(job: pairwise.Job, path: Path, output: options.Output) -> None:

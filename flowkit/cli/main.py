@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Never
 
 import typer
 
 from flowkit._version import __version__
-from flowkit.cli import align, bench, flow, homography, match, pose, report, show, warp, weights
+from flowkit.cli import align, flow, homography, match, pose, report, show, warp, weights
 from flowkit.errors import EXIT_USAGE, FlowkitError, UsageError
 
 _EPILOG = (
@@ -28,7 +29,10 @@ app = typer.Typer(
 for _verb in (flow.flow, match.match, homography.homography, pose.pose, align.align, warp.warp, show.show):
     app.command()(_verb)
 app.add_typer(weights.app, name="weights")
-app.add_typer(bench.app, name="bench")
+with suppress(ImportError):
+    from flowkit.cli import bench
+
+    app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
@@ -43,7 +47,7 @@ def _root(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    pass
+    report.start()
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +61,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except typer.Abort:
         return report.fail(KeyboardInterrupt())
     except BaseException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            return EXIT_USAGE
         return report.fail(_usage(error) or error)
 
 

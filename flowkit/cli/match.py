@@ -29,10 +29,15 @@ def match(
     image0: options.Image0 = None,
     image1: options.Image1 = None,
     features: options.Features = None,
-    max_keypoints: Annotated[int | None, Option(min=1, help="Keypoints per image at most.", rich_help_panel=METHOD)] = None,
+    max_keypoints: Annotated[
+        int | None, Option(min=1, help="Keypoints per image at most.", rich_help_panel=METHOD)
+    ] = None,
     format: Annotated[
         Format,
-        Option(help="matches.npz; json: the points in matches.json itself; h5: hloc's features.h5 and matches.h5.", rich_help_panel=RESULTS),
+        Option(
+            help="matches.npz; json: the points in matches.json itself; h5: hloc's features.h5 and matches.h5.",
+            rich_help_panel=RESULTS,
+        ),
     ] = Format.NPZ,
     colmap: Annotated[
         Path | None, Option(metavar="DB", help="Also a COLMAP database (not with --pairs).", rich_help_panel=RESULTS)
@@ -61,4 +66,6 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
     from flowkit.pipelines import match, outputs
 
     result = match.match(inputs.image0, inputs.image1, **job.method)
-    return outputs.write_match_results(directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing)
+    return outputs.write_match_results(
+        directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing
+    )

@@ -41,10 +41,14 @@ Image0 = Annotated[Path | None, Argument(metavar="A", help="First image.", show_
 Image1 = Annotated[Path | None, Argument(metavar="B", help="Second image.", show_default=False)]
 Features = Annotated[
     str | None,
-    Option(help="Local features, several joined by + (sift, xfeat, sift+xfeat, ...); the bench's best by default.", rich_help_panel=METHOD),
+    Option(
+        help="Local features, several joined by + (sift, xfeat, sift+xfeat, ...); the bench's best by default.",
+        rich_help_panel=METHOD,
+    ),
 ]
 EffortOption = Annotated[
-    Effort, Option(help="high: more features, scales, rotations and viewpoints, several times slower.", rich_help_panel=METHOD)
+    Effort,
+    Option(help="high: more features, scales, rotations and viewpoints, several times slower.", rich_help_panel=METHOD),
 ]
 Threshold = Annotated[
     float | None, Option(min=0.01, help="Inlier threshold of the robust fit, pixels.", rich_help_panel=METHOD)
@@ -59,7 +63,9 @@ Legend = Annotated[bool, Option("--legend", help="Draw the colour wheel into the
 class Compute:
     """Where and at what size the work is done; results are in original pixels all the same."""
 
-    device: Annotated[str, Option(metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = "auto"
+    device: Annotated[str, Option(metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = (
+        "auto"
+    )
     resize: Annotated[
         str | None,
         Option(metavar="N|WxH", help="Work at this size: the longer side, or width x height.", rich_help_panel=METHOD),
@@ -77,7 +83,8 @@ class Dense:
 
     model: Annotated[str, Option(help="Dense method.", rich_help_panel=METHOD)] = "dis"
     weights: Annotated[
-        Path | None, Option(metavar="FILE", help="Weights file for the model in place of its own.", rich_help_panel=METHOD)
+        Path | None,
+        Option(metavar="FILE", help="Weights file for the model in place of its own.", rich_help_panel=METHOD),
     ] = None
     precision: Annotated[
         Precision, Option(help="What networks compute in; auto: the fastest that is as good.", rich_help_panel=METHOD)
@@ -90,7 +97,9 @@ class Dense:
         spec = model_spec(self.model)
         if spec.kind == "classical":
             if self.weights is not None:
-                raise UsageError(f"--weights {self.weights}: the method {spec.name!r} has no weights; leave the option out")
+                raise UsageError(
+                    f"--weights {self.weights}: the method {spec.name!r} has no weights; leave the option out"
+                )
             if self.precision not in (Precision.AUTO, Precision.FP32):
                 raise UsageError(f"--precision {self.precision}: {spec.name!r} is no network; leave the option out")
         return {"model": self.model}
@@ -102,7 +111,13 @@ class Output:
 
     output: Annotated[
         Path | None,
-        Option("--output", "-o", metavar="DIR", help="Folder for the results; named after the inputs by default.", rich_help_panel=RESULTS),
+        Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for the results; named after the inputs by default.",
+            rich_help_panel=RESULTS,
+        ),
     ] = None
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace results that are there already.", rich_help_panel=RESULTS)
@@ -110,9 +125,19 @@ class Output:
     pictures: Annotated[
         bool, Option("--pictures/--no-pictures", help="Write pictures beside the data.", rich_help_panel=RESULTS)
     ] = True
-    json: Annotated[bool, Option("--json", help="Print the JSON record on stdout, nothing else.", rich_help_panel=RESULTS)] = False
+    json: Annotated[
+        bool, Option("--json", help="Print the JSON record on stdout, nothing else.", rich_help_panel=RESULTS)
+    ] = False
     verbose: Annotated[
-        int, Option("--verbose", "-v", count=True, show_default=False, help="Log what is done; -vv with tracebacks.", rich_help_panel=RESULTS)
+        int,
+        Option(
+            "--verbose",
+            "-v",
+            count=True,
+            show_default=False,
+            help="Log what is done; -vv with tracebacks.",
+            rich_help_panel=RESULTS,
+        ),
     ] = 0
     quiet: Annotated[
         bool, Option("--quiet", "-q", help="No summary, log or progress; errors still show.", rich_help_panel=RESULTS)
@@ -125,13 +150,18 @@ class Batch:
 
     pairs: Annotated[
         Path | None,
-        Option(metavar="FILE", help="List of pairs, a line each: A B [rotations [K0 K1 [T]]] (hloc, SuperGlue).", rich_help_panel=BATCH),
+        Option(
+            metavar="FILE",
+            help="List of pairs, a line each: A B [rotations [K0 K1 [T]]] (hloc, SuperGlue).",
+            rich_help_panel=BATCH,
+        ),
     ] = None
     image_root: Annotated[
         Path | None, Option(metavar="DIR", help="Folder that the names in the list start from.", rich_help_panel=BATCH)
     ] = None
     shard: Annotated[
-        str | None, Option(metavar="I/N", help="Only the I-th of N parts of the list, I from 1 to N.", rich_help_panel=BATCH)
+        str | None,
+        Option(metavar="I/N", help="Only the I-th of N parts of the list, I from 1 to N.", rich_help_panel=BATCH),
     ] = None
     jobs: Annotated[int, Option(min=1, max=1024, help="Worker processes.", rich_help_panel=BATCH)] = 1
 
@@ -175,7 +205,9 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.Signature([parameter.replace(kind=keyword_only) for parameter in parameters])
     wrapper.__signature__ = signature  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    wrapper.__name__, wrapper.__doc__, wrapper.__module__ = command.__name__, command.__doc__, command.__module__
+    wrapper.__name__, wrapper.__module__ = command.__name__, command.__module__
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    wrapper.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # typer keeps line breaks
     return wrapper
 
 
@@ -197,4 +229,3 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise UsageError(f"--shard {text}: give I/N with I from 1 to N, for example 1/8 ... 8/8")
     return int(match[1]), int(match[2])
-

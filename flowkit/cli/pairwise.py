@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,6 @@ import typer
 from flowkit.cli import report
 from flowkit.cli.options import Batch, Output, parse_shard
 from flowkit.errors import EXIT_NO_GEOMETRY, EXIT_OK, UsageError
-from flowkit.types import Status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,13 +67,14 @@ class Job:
     """The options that shape results, as JSON: a batch refuses to go on in a folder made with others."""
     arguments: tuple[str, ...] = ()
     """The command line, for provenance."""
+    overwrite: bool = False
 
     def solve(self, task: Task) -> Outcome:
         """Load the pair, do the verb, write the results."""
         from flowkit.pipelines.outputs import result_folder
 
         inputs = load(task)
-        with result_folder(task.directory, self.verb):
+        with result_folder(task.directory, self.verb, self.overwrite):
             return import_module(f"flowkit.cli.{self.verb}").solve(inputs, task.directory, self)
 
 
@@ -93,11 +93,14 @@ def command_line() -> tuple[str, ...]:
 def _plain(value: Any) -> Any:
     if isinstance(value, bool | int | float | str | None):
         return value
-    return [_plain(item) for item in value] if isinstance(value, tuple | list) or hasattr(value, "tolist") else str(value)
+    return (
+        [_plain(item) for item in value] if isinstance(value, tuple | list) or hasattr(value, "tolist") else str(value)
+    )
 
 
 def run(job: Job, image0: Path | None, image1: Path | None, output: Output, batch: Batch) -> None:
     """Do the job for two images or for a list, report, and leave with the exit code."""
+    job = replace(job, overwrite=output.overwrite)
     if batch.pairs is not None:
         if image0 is not None:
             raise UsageError("give two images or --pairs FILE, not both")
@@ -120,6 +123,8 @@ def one_pair(job: Job, image0: Path, image1: Path, output: Output) -> Outcome:
 
 def finish(outcome: Outcome, output: Output) -> None:
     """Show the outcome and leave with its exit code."""
+    from flowkit.types import Status
+
     report.show(outcome, as_json=output.json, quiet=output.quiet)
     raise typer.Exit(EXIT_OK if outcome.status is Status.OK else EXIT_NO_GEOMETRY)
 
@@ -136,7 +141,13 @@ def run_list(job: Job, output: Output, batch: Batch) -> None:
     tasks = batches.tasks_of(read_pairs(batch.pairs), root, output.output)[part - 1 :: parts]
     ledger = batches.Ledger(job.verb, (part, parts), len(tasks))
     batches.run(
-        job, tasks, ledger, output.output, overwrite=output.overwrite, jobs=min(batch.jobs, len(tasks) or 1), quiet=output.quiet
+        job,
+        tasks,
+        ledger,
+        output.output,
+        overwrite=output.overwrite,
+        jobs=min(batch.jobs, len(tasks) or 1),
+        quiet=output.quiet,
     )
     finish_batch(ledger, output)
 
@@ -147,7 +158,9 @@ def finish_batch(ledger: Any, output: Output) -> None:
         report.print_json(ledger.record)
     elif not output.quiet:
         record = ledger.record
-        print(f"{ledger.verb}: {record['computed']} computed, {record['skipped']} already there, {record['failed']} failed")
+        print(
+            f"{ledger.verb}: {record['computed']} computed, {record['skipped']} already there, {record['failed']} failed"
+        )
         print(f"  {output.output / ledger.path}")
     raise typer.Exit(ledger.exit_code)
 

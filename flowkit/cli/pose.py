@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -11,9 +12,9 @@ from flowkit.cli.options import grouped
 from flowkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from flowkit.pipelines.outputs import Outcome
     import numpy as np
 
+    from flowkit.pipelines.outputs import Outcome
     from flowkit.types import Image
 
 _CAMERA = "Cameras"
@@ -29,10 +30,15 @@ def pose(
     image0: options.Image0 = None,
     image1: options.Image1 = None,
     K: Annotated[
-        str | None, Option("--K", metavar="fx,fy,cx,cy|FILE", help="Intrinsics of both cameras.", rich_help_panel=_CAMERA)
+        str | None,
+        Option("--K", metavar="fx,fy,cx,cy|FILE", help="Intrinsics of both cameras.", rich_help_panel=_CAMERA),
     ] = None,
-    K0: Annotated[str | None, Option("--K0", metavar="fx,fy,cx,cy|FILE", help="Of A's alone.", rich_help_panel=_CAMERA)] = None,
-    K1: Annotated[str | None, Option("--K1", metavar="fx,fy,cx,cy|FILE", help="Of B's alone.", rich_help_panel=_CAMERA)] = None,
+    K0: Annotated[
+        str | None, Option("--K0", metavar="fx,fy,cx,cy|FILE", help="Of A's alone.", rich_help_panel=_CAMERA)
+    ] = None,
+    K1: Annotated[
+        str | None, Option("--K1", metavar="fx,fy,cx,cy|FILE", help="Of B's alone.", rich_help_panel=_CAMERA)
+    ] = None,
     fov: Annotated[
         float | None, Option(help="Horizontal field of view of both, in degrees.", rich_help_panel=_CAMERA)
     ] = None,
@@ -43,7 +49,7 @@ def pose(
     output: options.Output,
     batch: options.Batch,
 ) -> None:
-    """Camera motion A -> B: X_B = R X_A + t with |t| = 1 (no scale is known), x right, y down, z forward; E = [t]x R.
+    """Camera motion A -> B: X_B = R X_A + t with |t| = 1 (no scale is known), x right, y down, z forward.
 
     Intrinsics come from --K, --K0 and --K1, else from the list of pairs, --fov, or EXIF. Writes pose.json and pose.png.
     """

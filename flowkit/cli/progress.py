@@ -29,7 +29,12 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
             from rich.progress import Progress as Bars
 
-            columns = (TextColumn(self._ledger.verb), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+            columns = (
+                TextColumn(self._ledger.verb),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+            )
             self._bar = Bars(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task("", total=self._ledger.total)
             self._bar.start()
@@ -53,7 +58,9 @@ class Progress:
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
         done, total = self._ledger.computed + self._ledger.skipped, self._ledger.total
-        print(f"flowkit: {self._ledger.verb} {done}/{'?' if total is None else total}, {self._facts()}", file=sys.stderr)
+        print(
+            f"flowkit: {self._ledger.verb} {done}/{'?' if total is None else total}, {self._facts()}", file=sys.stderr
+        )
 
     def _facts(self) -> str:
         """ "3 failed, 2.1 pairs/s, 0:04:10 left"; pairs that were already there say nothing about the rate."""

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,13 @@ EXIT_INTERNAL = 1
 EXIT_BROKEN_PIPE = 141
 """What a shell reports of a program that SIGPIPE ended: the reader of stdout has gone."""
 
-_MEMORY = ("can't allocate memory", "Insufficient memory", "out of memory", "Unable to allocate", "Cannot allocate memory")
+_MEMORY = (
+    "can't allocate memory",
+    "Insufficient memory",
+    "out of memory",
+    "Unable to allocate",
+    "Cannot allocate memory",
+)
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
 
 _levels = 0, False
@@ -36,7 +43,7 @@ class Fault:
     exit_code: int
 
 
-class BatchStopped(FlowkitError):
+class BatchStopped(FlowkitError):  # noqa: N818
     """A fault that would strike every other pair of the batch, too; it keeps its exit code."""
 
     def __init__(self, fault: Fault) -> None:
@@ -91,10 +98,18 @@ def explain(error: BaseException) -> Fault:
         return Fault(kind, "interrupted", EXIT_INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         return Fault(kind, "", EXIT_BROKEN_PIPE)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | OSError) and _says(error, _MEMORY)) or (
-        kind in ("error", "OutOfMemoryError") and _says(error, _MEMORY)  # cv2.error and torch's
+    if (
+        isinstance(error, MemoryError)
+        or (isinstance(error, RuntimeError | OSError) and _says(error, _MEMORY))
+        or (
+            kind in ("error", "OutOfMemoryError") and _says(error, _MEMORY)  # cv2.error and torch's
+        )
     ):
-        return Fault("MemoryError", "not enough memory for images of this size; give a smaller --resize, or free some", EXIT_INPUT)
+        return Fault(
+            "MemoryError",
+            "not enough memory for images of this size; give a smaller --resize, or free some",
+            EXIT_INPUT,
+        )
     if isinstance(error, OSError) and error.errno in _DISK:
         where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
         return Fault(kind, f"{os.strerror(error.errno)}{where}; choose another --output or make room", EXIT_INPUT)
@@ -126,7 +141,5 @@ def _one_line(error: BaseException) -> str:
 
 def _give_up_stdout() -> None:
     """Point stdout at nowhere, so that the interpreter does not complain when it flushes at its end."""
-    try:
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        pass

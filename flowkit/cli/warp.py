@@ -21,17 +21,23 @@ def warp(
     image: Annotated[Path, Argument(metavar="IMAGE", help="The image to resample.", show_default=False)],
     flow: Annotated[Path | None, Option(metavar="FLOW", help="Flow file (.flo .pfm .png .flo5 .npy .npz).")] = None,
     homography: Annotated[
-        Path | None, Option(metavar="H", help="homography.json of `flowkit homography`, or a text file with 3x3 numbers.")
+        Path | None,
+        Option(metavar="H", help="homography.json of `flowkit homography`, or a text file with 3x3 numbers."),
     ] = None,
     backward_flow: Annotated[
         Path | None,
-        Option(metavar="FLOW", help="The flow the other way: leaves hidden pixels empty instead of doubling what hides them.", rich_help_panel=METHOD),
+        Option(
+            metavar="FLOW",
+            help="The flow the other way: leaves hidden pixels empty instead of doubling what hides them.",
+            rich_help_panel=METHOD,
+        ),
     ] = None,
     splat: Annotated[
         bool, Option("--splat", help="The flow lives on IMAGE's grid: push its pixels forward.", rich_help_panel=METHOD)
     ] = False,
     size: Annotated[
-        str | None, Option(metavar="WxH", help="Size of the result, for --homography and --splat.", rich_help_panel=RESULTS)
+        str | None,
+        Option(metavar="WxH", help="Size of the result, for --homography and --splat.", rich_help_panel=RESULTS),
     ] = None,
     *,
     output: options.Output,

@@ -19,14 +19,15 @@ Item = TypeVar("Item")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 
 
-class WorkerDied(Exception):
+class WorkerDied(Exception):  # noqa: N818
     """The process that had the item ended without an answer; `exit_code` is its own, negative for a signal."""
 
     def __init__(self, exit_code: int | None) -> None:
         """Say how the process ended."""
         self.exit_code = exit_code
         super().__init__(
-            f"its worker process ended with code {exit_code}" + (" (killed, probably out of memory)" if exit_code == -9 else "")
+            f"its worker process ended with code {exit_code}"
+            + (" (killed, probably out of memory)" if exit_code == -9 else "")
         )
 
 
@@ -97,7 +98,9 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(connection: Connection, function: Callable[[Any], Any], setup: Callable[[], None] | None, threads: int) -> None:
+def _work(
+    connection: Connection, function: Callable[[Any], Any], setup: Callable[[], None] | None, threads: int
+) -> None:
     """What a worker does until the other end of the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     if setup is not None:

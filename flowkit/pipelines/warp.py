@@ -71,7 +71,11 @@ def _checked_flow(flow: np.ndarray, size: Size | None, name: str | None) -> np.n
     if flow.ndim != 3 or flow.shape[0] != 2:
         raise InputError(f"a flow is (2, H, W), not {flow.shape}")
     if size is not None and flow.shape[1:] != tuple(size):
-        wanted = f"{name} is {_text(size)}: a flow that is splatted lives on the image's own grid" if name else f"--size says {_text(size)}"
+        wanted = (
+            f"{name} is {_text(size)}: a flow that is splatted lives on the image's own grid"
+            if name
+            else f"--size says {_text(size)}"
+        )
         raise InputError(f"the flow is {_text(flow.shape[1:])}, {wanted}")
     return flow
 

@@ -1,0 +1,325 @@
+"""Result folders: for each verb one function that writes its data, its pictures and, last of all, its JSON.
+
+Whoever finds the JSON may rely on the rest being there. When the status is not ok the JSON is all there is: no picture of an
+alignment that nobody found.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flowkit.errors import OutputError, UsageError
+from flowkit.io import results
+from flowkit.io.atomic import remove_stale, write_bytes
+from flowkit.io.flow_files import write_flow
+from flowkit.io.images import write_image
+from flowkit.types import Alignment, Flow, Homography, Image, Matches, RelativePose, Status, Warped
+from flowkit.viz import animation, flow_colors, maps, overlays
+from flowkit.viz import matches as drawings
+
+FILES = {
+    "flow": ("flow.flo", "flow.png", "backward.flo", "confidence.png", "occlusion.png", "flow.json"),
+    "match": ("matches.npz", "features.h5", "matches.h5", "matches.png", "matches.json"),
+    "homography": ("homography.png", "homography.json"),
+    "pose": ("pose.png", "pose.json"),
+    "align": ("aligned.png", "blend.png", "blink.gif", "flow.flo", "flow.png", "confidence.png", "align.json"),
+    "warp": ("warped.png", "occlusion.png", "warp.json"),
+    "group": ("average.png", "average_before.png", "group.json"),
+}
+"""What each verb writes; the JSON comes last."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb came to: its JSON record, a summary for people, the files written."""
+
+    status: Status
+    record: dict[str, Any]
+    summary: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def refuse_existing(directory: Path, verb: str) -> None:
+    """UsageError when `directory` holds a file that `verb` would write."""
+    for name in FILES[verb]:
+        if (directory / name).exists():
+            raise UsageError(
+                f"{directory / name}: is there already; choose another --output, or --overwrite to replace it"
+            )
+
+
+@contextmanager
+def result_folder(directory: Path, verb: str, overwrite: bool = True) -> Iterator[None]:
+    """Make the folder before the work begins, so that a refusal comes early; if the work fails, take an empty one away.
+
+    Without `overwrite`, UsageError when it holds the results of another verb whose files have the same names.
+    """
+    if not overwrite:
+        for other in _rivals(verb):
+            if (directory / FILES[other][-1]).exists():
+                raise UsageError(f"{directory}: holds the results of `flowkit {other}`; choose another --output")
+    existed = directory.is_dir()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {directory}: {(error.strerror or str(error)).lower()}; choose another --output"
+        ) from error
+    remove_stale(directory)
+    try:
+        yield
+    except BaseException:
+        if not existed:
+            with suppress(OSError):
+                directory.rmdir()
+        raise
+
+
+def _rivals(verb: str) -> list[str]:
+    """Other verbs that write files of the same names."""
+    return [other for other, files in FILES.items() if other != verb and {*files} & {*FILES[verb]}]
+
+
+def _clear(directory: Path, verb: str) -> None:
+    """Remove what an earlier run left, the JSON first: whoever looks meanwhile finds an unfinished folder."""
+    stale = [FILES[other][-1] for other in (verb, *_rivals(verb))] + list(FILES[verb])
+    for name in stale:
+        (directory / name).unlink(missing_ok=True)
+
+
+class _Writer:
+    """Writes the files of one verb into one folder and remembers them."""
+
+    def __init__(self, directory: Path, verb: str, pictures: bool) -> None:
+        _clear(directory, verb)
+        self.directory, self.verb, self.pictures = directory, verb, pictures
+        self.files: list[Path] = []
+
+    def path(self, name: str) -> Path:
+        self.files.append(self.directory / name)
+        return self.files[-1]
+
+    def picture(self, name: str, pixels: np.ndarray) -> None:
+        if self.pictures:
+            write_image(self.path(name), pixels)
+
+    def finish(self, status: Status, record: Any, *summary: str) -> Outcome:
+        """Write the JSON and say what was done."""
+        if status is not Status.OK:
+            summary = (f"{self.verb}: no reliable geometry: {_REASONS[status]}",)
+        results.write_json(self.path(FILES[self.verb][-1]), record)
+        return Outcome(status, record.model_dump(mode="json"), summary, tuple(self.files))
+
+
+_REASONS = {
+    Status.DEGENERATE: "the matches do not determine it (status degenerate)",
+    Status.TOO_FEW_MATCHES: "too few matches (status too_few_matches)",
+    Status.NO_OVERLAP: "the matches agree on nothing; the images do not seem to overlap (status no_overlap)",
+}
+
+
+# --- verbs -----------------------------------------------------------------------------------------------------------
+
+
+def write_flow_results(
+    directory: Path,
+    flow: Flow,
+    image0: Image,
+    image1: Image,
+    *,
+    command: Sequence[str] = (),
+    status: Status = Status.OK,
+    pictures: bool = True,
+    max_flow: float | None = None,
+    legend: bool = False,
+) -> Outcome:
+    """flow.flo, flow.png, of both directions backward.flo, confidence.png, occlusion.png; flow.json."""
+    write = _Writer(directory, "flow", pictures)
+    if status is Status.OK:
+        write_flow(write.path("flow.flo"), flow.uv)
+        if flow.backward is not None:
+            write_flow(write.path("backward.flo"), flow.backward.uv)
+        write.picture("flow.png", flow_picture(flow.uv, max_flow, legend))
+        if flow.confidence is not None:
+            write.picture("confidence.png", maps.confidence_picture(flow.confidence))
+        if flow.occlusion is not None:
+            write.picture("occlusion.png", maps.occlusion_picture(flow.occlusion))
+    record = results.flow_record(flow, image0, image1, status=status, command=command)
+    return write.finish(status, record, f"flow {image0.name} -> {image1.name}: {flow_summary(flow)}")
+
+
+def write_match_results(
+    directory: Path,
+    matches: Matches,
+    image0: Image,
+    image1: Image,
+    *,
+    command: Sequence[str] = (),
+    pictures: bool = True,
+    format: str = "npz",
+    colmap: Path | None = None,
+) -> Outcome:
+    """matches.npz (or hloc's features.h5 and matches.h5, or the points in the JSON), matches.png, matches.json."""
+    from flowkit.io.matches import write_hloc, write_matches
+
+    write = _Writer(directory, "match", pictures)
+    status = Status.OK if len(matches) else Status.TOO_FEW_MATCHES
+    if status is Status.OK:
+        if format == "npz":
+            write_matches(write.path("matches.npz"), matches)
+        elif format == "h5":
+            write_hloc(write.path("features.h5"), write.path("matches.h5"), matches, image0.name, image1.name)
+        if colmap is not None:
+            from flowkit.io.colmap import export_database
+
+            export_database(colmap, [image0, image1], [matches])
+            write.files.append(colmap)
+        write.picture("matches.png", drawings.draw_matches(image0.rgb8, image1.rgb8, matches))
+    record = results.matches_record(matches, image0, image1, status=status, command=command, points=format == "json")
+    method = f" by {matches.run.method}" if matches.run else ""
+    return write.finish(status, record, f"match {image0.name} - {image1.name}: {len(matches)} matches{method}")
+
+
+def write_homography_results(
+    directory: Path,
+    homography: Homography,
+    image0: Image,
+    image1: Image,
+    *,
+    command: Sequence[str] = (),
+    pictures: bool = True,
+) -> Outcome:
+    """homography.png, homography.json."""
+    write = _Writer(directory, "homography", pictures)
+    if homography.matrix is not None:
+        write.picture("homography.png", drawings.draw_homography(image0.rgb8, image1.rgb8, homography))
+    record = results.homography_record(homography, image0, image1, command=command)
+    summary = f"homography {image0.name} -> {image1.name}: {_inliers(homography.matches)}"
+    return write.finish(homography.status, record, summary, *_matrix_lines(homography.matrix))
+
+
+def write_pose_results(
+    directory: Path,
+    pose: RelativePose,
+    image0: Image,
+    image1: Image,
+    *,
+    command: Sequence[str] = (),
+    pictures: bool = True,
+) -> Outcome:
+    """pose.png, pose.json."""
+    write = _Writer(directory, "pose", pictures)
+    summary = [f"pose {image0.name} -> {image1.name}: {_inliers(pose.matches)}"]
+    if pose.status is Status.OK:
+        write.picture("pose.png", drawings.draw_epipolar(image0.rgb8, image1.rgb8, pose))
+        angle = np.degrees(np.arccos(np.clip((np.trace(pose.R) - 1) / 2, -1, 1)))
+        summary.append(f"  rotation {angle:.2f} degrees, translation direction {np.array2string(pose.t, precision=3)}")
+        if pose.epipolar_error is not None:
+            summary.append(f"  median epipolar error {pose.epipolar_error:.2f} px, degeneracy {pose.degeneracy}")
+    record = results.pose_record(pose, image0, image1, command=command)
+    return write.finish(pose.status, record, *summary)
+
+
+def write_align_results(
+    directory: Path,
+    alignment: Alignment,
+    source: Image,
+    target: Image,
+    *,
+    command: Sequence[str] = (),
+    pictures: bool = True,
+    max_flow: float | None = None,
+    legend: bool = False,
+) -> Outcome:
+    """aligned.png, blend.png, blink.gif, flow.flo, flow.png, confidence.png, align.json."""
+    from flowkit.pipelines.warp import warp
+
+    write = _Writer(directory, "align", pictures)
+    if alignment.status is Status.OK:
+        write_flow(write.path("flow.flo"), alignment.flow.uv)
+        if pictures:
+            warped = warp(source, flow=alignment.flow.uv)
+            write_pixels(write.path("aligned.png"), warped.pixels)
+            aligned8, target8 = Image(warped.pixels).rgb8, target.rgb8
+            write.picture("blend.png", overlays.blend(aligned8, target8, valid=warped.valid))
+            filled = np.where(warped.valid[..., None], aligned8, overlays.dimmed(target8))
+            write_bytes(write.path("blink.gif"), animation.blink(filled, target8, labels=("aligned", "target")))
+            write.picture("flow.png", flow_picture(alignment.flow.uv, max_flow, legend))
+            if alignment.flow.confidence is not None:
+                write.picture("confidence.png", maps.confidence_picture(alignment.flow.confidence))
+    record = results.alignment_record(alignment, source, target, command=command)
+    count = len(alignment.homographies)
+    summary = (
+        f"align {source.name} onto {target.name}: {count} homograph{'y' if count == 1 else 'ies'}, "
+        f"{sum(alignment.inliers)} inliers, {alignment.flow.valid.mean():.0%} of the target covered"
+    )
+    return write.finish(alignment.status, record, summary)
+
+
+def write_warp_results(
+    directory: Path,
+    warped: Warped,
+    image: Image,
+    *,
+    flow: Path | None = None,
+    homography: Path | None = None,
+    command: Sequence[str] = (),
+) -> Outcome:
+    """warped.png, occlusion.png (white where nothing is known), warp.json."""
+    write = _Writer(directory, "warp", True)
+    write_pixels(write.path("warped.png"), warped.pixels)
+    write.picture("occlusion.png", maps.occlusion_picture(~warped.valid))
+    record = results.warp_record(warped, image, flow=flow, homography=homography, command=command)
+    height, width = warped.valid.shape
+    return write.finish(Status.OK, record, f"warp {image.name}: {width}x{height}, {warped.valid.mean():.1%} filled")
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def write_pixels(path: Path, pixels: np.ndarray) -> None:
+    """A picture in its own depth; float pictures become 16-bit."""
+    if pixels.dtype == np.float32:
+        pixels = np.rint(np.clip(pixels, 0, 1) * 65535).astype(np.uint16)
+    write_image(path, pixels)
+
+
+def flow_picture(uv: np.ndarray, max_flow: float | None = None, legend: bool = False) -> np.ndarray:
+    """Middlebury colours; `max_flow` is the length that gets the full colour, the longest vector by default."""
+    scale = max_flow or flow_colors.max_radius(uv)
+    picture = flow_colors.flow_to_rgb(uv, scale)
+    return flow_colors.with_legend(picture, scale) if legend else picture
+
+
+def flow_summary(flow: Flow) -> str:
+    """ "640x480, 100% known, median 3.21 px, longest 14.0 px"."""
+    height, width = flow.size
+    facts = [f"{width}x{height}", f"{flow.valid.mean():.0%} known"]
+    lengths = np.hypot(*flow.uv[:, flow.valid])
+    if lengths.size:
+        facts += [f"median {np.median(lengths):.2f} px", f"longest {lengths.max():.1f} px"]
+    if flow.occlusion is not None:
+        facts.append(f"{flow.occlusion.mean():.0%} occluded")
+    return ", ".join(facts)
+
+
+def _inliers(matches: Matches) -> str:
+    count = 0 if matches.inliers is None else int(matches.inliers.sum())
+    return f"{count} inliers of {len(matches)} matches"
+
+
+def _matrix_lines(matrix: np.ndarray | None) -> list[str]:
+    return [] if matrix is None else ["  " + "  ".join(f"{value:14.6g}" for value in row) for row in matrix]
