@@ -6,6 +6,7 @@ large picture needs little beside itself. It would cut 16-bit colour to 8 bits a
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
@@ -33,6 +34,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "PPM", "BMP", "GIF")  # not EPS and t
 _BAND_PIXELS = 1 << 20
 _ORIENTATION, _EXIF_IFD, _FOCAL_35MM = 0x0112, 0x8769, 0xA405
 _opening = threading.Lock()
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs what it then raises
 
 
 # --- reading files ---------------------------------------------------------------------------------------------------
@@ -156,6 +158,8 @@ def decode_unchanged(data: bytes) -> np.ndarray:
     """
     import cv2
 
+    if data.startswith(b"\x89PNG"):
+        _check_chunks(data)
     with quiet_stderr():
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None:
@@ -163,6 +167,16 @@ def decode_unchanged(data: bytes) -> np.ndarray:
     if array.ndim == 3 and array.shape[2] in (3, 4):
         array = array[..., [2, 1, 0, 3][: array.shape[2]]]
     return array
+
+
+def _check_chunks(data: bytes) -> None:
+    """Refuse a PNG whose parts run past its end: OpenCV would ask for as much memory as they promise."""
+    offset, name = 8, b""
+    while name != b"IEND" and offset + 12 <= len(data):
+        name = data[offset + 4 : offset + 8]
+        offset += 12 + int.from_bytes(data[offset : offset + 4], "big")
+    if name != b"IEND" or offset > len(data):
+        raise ValueError("cut short or damaged")
 
 
 def _shallow_pixels(header: _Header) -> np.ndarray:

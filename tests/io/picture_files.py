@@ -44,7 +44,7 @@ def exif(orientation=None, focal=None):
     if orientation:
         block[0x0112] = orientation
     if focal:
-        block.get_ifd(0x8769)[0xA405] = focal
+        block[0x8769] = {0xA405: focal}
     return block.tobytes()
 
 

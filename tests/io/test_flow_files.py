@@ -222,6 +222,16 @@ def test_absurd_dimensions_are_refused_before_allocation(tmp_path):
     refused(tmp_path / "a.npy", buffer.getvalue() + b"\0" * 40, "cannot be")
 
 
+def test_a_png_with_parts_past_its_end(tmp_path):
+    write_flow(tmp_path / "a.png", flow())
+    data = (tmp_path / "a.png").read_bytes()
+    for cut in (1, 12, 40):
+        refused(tmp_path / "a.png", data[:-cut], "cut short")
+    refused(tmp_path / "a.png", data[:33] + b"\x7f" + data[34:], "cut short")
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 16, 2, 0, 0, 0)
+    refused(tmp_path / "a.png", data[:16] + header + data[29:], "cut short")
+
+
 def test_other_contents(tmp_path):
     picture = np.zeros((4, 4, 3), np.uint8)
     refused(tmp_path / "a.png", cv2.imencode(".png", picture)[1].tobytes(), "ordinary picture")

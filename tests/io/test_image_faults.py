@@ -140,6 +140,10 @@ def test_decoders_are_silent(tmp_path, capfd, recwarn):
         (tmp_path / "a.img").write_bytes(bytes(broken))
         with suppress(InputError):
             read_image(tmp_path / "a.img")
+    bad = bytearray(EXAMPLES[".tif"])
+    bad[bad.index(struct.pack("<HHI", 277, 3, 1)) + 8] = 255  # samples per pixel
+    (tmp_path / "a.img").write_bytes(bytes(bad))
+    refused(tmp_path / "a.img", "a.img")
     print("still there", file=sys.stderr, flush=True)
     assert capfd.readouterr().err == "still there\n" and not recwarn.list
 
