@@ -10,11 +10,12 @@ import numpy as np
 from flowkit.datasets.files import existing
 from flowkit.datasets.samples import PoseSample
 from flowkit.errors import InputError
-from flowkit.io.pairs import read_pairs
 
 
 def read_pair_list(root: Path, dataset: str = "scannet") -> list[PoseSample]:
     """Every pair of a list; `root` is the list or a folder with one .txt list; images lie beside it or in folders there."""
+    from flowkit.io.pairs import read_pairs
+
     lists = [root] if root.is_file() else sorted(root.glob("*pairs*.txt"))
     if len(lists) != 1:
         raise InputError(f"{root}: has {len(lists)} files *pairs*.txt where one belongs; give the pair list itself")

@@ -1,0 +1,159 @@
+"""Running methods over samples: predict once (or take it from the cache), judge, gather rows."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flowkit.datasets.samples import Sample
+from flowkit.errors import FlowkitError, GeometryError, UsageError
+from flowkit.evaluation.cache import Cache, Prediction, prediction_key
+from flowkit.evaluation.methods import Method
+from flowkit.evaluation.scores import TASKS
+from flowkit.io.images import read_image
+
+ERROR = "error"
+"""The status of a pair on which the method raised an exception."""
+ALL = "all"
+"""The name of the row over every data set of a task."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One method on one pair. `seconds` exclude reading the images; `first` pairs include loading the method."""
+
+    task: str
+    dataset: str
+    sample: str
+    method: str
+    status: str
+    scores: Mapping[str, float]
+    seconds: float
+    first: bool
+    cached: bool
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method on one data set, or on `all` of them: what the table shows."""
+
+    task: str
+    dataset: str
+    method: str
+    values: Mapping[str, float]
+
+
+def run(
+    task: str,
+    samples: Sequence[Sample],
+    methods: Sequence[Method],
+    *,
+    cache: Cache,
+    device: str = "auto",
+    seed: int = 0,
+    limit: int | None = None,
+) -> Iterator[PairResult]:
+    """Every method on every sample, one method after the other; at most `limit` samples of each data set.
+
+    A pair on which a method gives up or crashes scores a failure. What concerns every pair alike (weights that are missing,
+    options that contradict each other, an unreadable image) is raised.
+    """
+    adapted = [_adapt(task, sample) for sample in _first_of_each(samples, limit)]
+    for method in methods:
+        first = True
+        for sample in adapted:
+            key = prediction_key(method, sample, device=device, seed=seed)
+            prediction, message = cache.load(key), ""
+            cached = prediction is not None
+            if prediction is None:
+                prediction, message = _predict(task, method, sample, device, seed, first)
+                first = False
+                if prediction.status != ERROR:
+                    cache.store(key, prediction)
+            scores = TASKS[task].judge(sample, prediction.arrays)
+            yield PairResult(
+                task,
+                sample.dataset,
+                sample.name,
+                method.label,
+                prediction.status,
+                scores,
+                prediction.seconds,
+                prediction.first,
+                cached,
+                message,
+            )
+
+
+def count(samples: Sequence[Sample], methods: Sequence[Method], limit: int | None = None) -> int:
+    """How many results `run` will yield."""
+    return len(methods) * len(_first_of_each(samples, limit))
+
+
+def summarise(task: str, results: Sequence[PairResult]) -> list[Row]:
+    """A row for each data set and method, in the order they came, and one over all data sets if there are several."""
+    datasets = list(dict.fromkeys(result.dataset for result in results))
+    methods = list(dict.fromkeys(result.method for result in results))
+    rows = []
+    for dataset in [*datasets, ALL] if len(datasets) > 1 else datasets:
+        for method in methods:
+            mine = [r for r in results if r.method == method and dataset in (r.dataset, ALL)]
+            if mine:
+                rows.append(Row(task, dataset, method, _counts(mine) | TASKS[task].summarise([r.scores for r in mine])))
+    return rows
+
+
+def _counts(results: Sequence[PairResult]) -> dict[str, float]:
+    later = [result.seconds for result in results if not result.first]
+    first = [result.seconds for result in results if result.first]
+    return {
+        "pairs": len(results),
+        "failed": sum(result.status != "ok" for result in results),
+        "seconds": float(np.median(later or first)),
+        "seconds_first": max(first, default=float("nan")),
+    }
+
+
+def _predict(
+    task: str, method: Method, sample: Sample, device: str, seed: int, first: bool
+) -> tuple[Prediction, str]:
+    images = read_image(sample.image0), read_image(sample.image1)
+    started = time.perf_counter()
+    try:
+        arrays, status = method.predict(*images, sample, device=device, seed=seed)
+    except FlowkitError as error:
+        if not isinstance(error, GeometryError):
+            raise
+        arrays, status, message = TASKS[task].failure(sample), "no_geometry", str(error)
+    except Exception as error:
+        _log.exception("%s on %s/%s", method.label, sample.dataset, sample.name)
+        arrays, status, message = TASKS[task].failure(sample), ERROR, f"{type(error).__name__}: {error}"
+    else:
+        message = ""
+    return Prediction(arrays, status, time.perf_counter() - started, first), message
+
+
+def _adapt(task: str, sample: Sample) -> Sample:
+    adapt = TASKS[task].adapt.get(type(sample))
+    if adapt is None:
+        raise UsageError(f"{sample.dataset}: has no ground truth for {task}; choose another --dataset or another task")
+    return adapt(sample)
+
+
+def _first_of_each(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
+    if limit is None:
+        return list(samples)
+    taken: dict[str, int] = {}
+    kept = []
+    for sample in samples:
+        taken[sample.dataset] = taken.get(sample.dataset, 0) + 1
+        if taken[sample.dataset] <= limit:
+            kept.append(sample)
+    return kept

@@ -1,0 +1,138 @@
+"""Results as a table on screen, as CSV and as JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import flowkit
+from flowkit.evaluation.protocols import PairResult, Row
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+JSON_VERSION = 1
+
+# key: (title, factor, digits)
+COLUMNS: dict[str, tuple[str, float, int]] = {
+    "pairs": ("pairs", 1, 0),
+    "failed": ("failed", 1, 0),
+    "aepe": ("AEPE", 1, 3),
+    "epe_pooled": ("pooled", 1, 3),
+    "aepe_visible": ("AEPE noc", 1, 3),
+    "fl": ("Fl %", 100, 2),
+    "within_1": ("≤1 px %", 100, 1),
+    "within_3": ("≤3 px %", 100, 1),
+    "within_5": ("≤5 px %", 100, 1),
+    "coverage": ("covered %", 100, 1),
+    "ause": ("AUSE", 1, 3),
+    "matches": ("matches", 1, 0),
+    "precision_1": ("P@1 %", 100, 1),
+    "precision_3": ("P@3 %", 100, 1),
+    "precision_5": ("P@5 %", 100, 1),
+    "labels_within_5": ("labels ≤5 px %", 100, 1),
+    "epipolar_error_median": ("epipolar px", 1, 2),
+    "pck_5": ("PCK 5 px %", 100, 1),
+    "pck_10": ("PCK 10 px %", 100, 1),
+    "pck_0.05": ("PCK .05 %", 100, 1),
+    "pck_0.1": ("PCK .1 %", 100, 1),
+    "auc_3": ("AUC@3", 100, 1),
+    "auc_5": ("AUC@5", 100, 1),
+    "auc_10": ("AUC@10", 100, 1),
+    "auc_20": ("AUC@20", 100, 1),
+    "below_3": ("<3 px", 1, 0),
+    "below_5": ("<5 px", 1, 0),
+    "below_10": ("<10 px", 1, 0),
+    "corner_error_median": ("corner px", 1, 2),
+    "points_error": ("points px", 1, 2),
+    "rotation_error_median": ("R °", 1, 2),
+    "translation_error_median": ("t °", 1, 2),
+    "seconds": ("s/pair", 1, 2),
+    "seconds_first": ("first s", 1, 2),
+}
+"""How each value of a row is shown; in JSON and CSV shares stay in [0, 1] and keep their keys."""
+
+
+def screen_table(rows: Sequence[Row]) -> Table:
+    """The rows of one task for the terminal; columns without any value are left out."""
+    from rich.table import Table
+
+    keys = [key for key in COLUMNS if any(not math.isnan(row.values.get(key, math.nan)) for row in rows)]
+    table = Table(title=rows[0].task if rows else None, title_justify="left")
+    for title in ("data set", "method"):
+        table.add_column(title, overflow="fold")
+    for key in keys:
+        table.add_column(COLUMNS[key][0], justify="right")
+    for i, row in enumerate(rows):
+        last = i + 1 == len(rows) or rows[i + 1].dataset != row.dataset
+        table.add_row(row.dataset, row.method, *(_shown(row.values, key) for key in keys), end_section=last)
+    return table
+
+
+def rows_csv(rows: Sequence[Row]) -> str:
+    """The rows, one line for each data set and method."""
+    keys = [key for key in COLUMNS if any(key in row.values for row in rows)]
+    lines = [[row.task, row.dataset, row.method, *(_plain(row.values.get(key)) for key in keys)] for row in rows]
+    return _csv(["task", "dataset", "method", *keys], lines)
+
+
+def pairs_csv(results: Sequence[PairResult]) -> str:
+    """Every pair, one line for each method."""
+    keys = list(dict.fromkeys(key for result in results for key in result.scores))
+    lines = [
+        [r.task, r.dataset, r.sample, r.method, r.status, f"{r.seconds:.4f}", int(r.first), r.message]
+        + [_plain(r.scores.get(key)) for key in keys]
+        for r in results
+    ]
+    return _csv(["task", "dataset", "sample", "method", "status", "seconds", "first", "message", *keys], lines)
+
+
+def json_record(rows: Sequence[Row], results: Sequence[PairResult], arguments: Mapping[str, object]) -> dict[str, object]:
+    """Rows and pairs as one JSON document; null is an infinite (failed) or undefined value."""
+    return {
+        "kind": "bench",
+        "version": JSON_VERSION,
+        "flowkit": flowkit.__version__,
+        "arguments": dict(arguments),
+        "rows": [
+            {"task": row.task, "dataset": row.dataset, "method": row.method, **_finite(row.values)} for row in rows
+        ],
+        "pairs": [
+            {
+                "task": result.task,
+                "dataset": result.dataset,
+                "sample": result.sample,
+                "method": result.method,
+                "status": result.status,
+                "message": result.message,
+                "seconds": result.seconds,
+                "first": result.first,
+                "scores": _finite(result.scores),
+            }
+            for result in results
+        ],
+    }
+
+
+def _shown(values: Mapping[str, float], key: str) -> str:
+    value = values.get(key, math.nan)
+    _, factor, digits = COLUMNS[key]
+    return "" if math.isnan(value) else "∞" if math.isinf(value) else f"{value * factor:.{digits}f}"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+
+
+def _csv(head: list[str], lines: list[list[object]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerows([head, *lines])
+    return buffer.getvalue()
