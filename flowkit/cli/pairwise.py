@@ -131,12 +131,13 @@ def finish(outcome: Outcome, output: Output) -> None:
 
 def run_list(job: Job, output: Output, batch: Batch) -> None:
     """The pairs of a list, this shard's part of them."""
-    from flowkit.cli import batch as batches
-    from flowkit.io.pairs import read_pairs
-
     if output.output is None:
         raise UsageError("--pairs needs --output DIR, the folder for one folder per pair")
     part, parts = parse_shard(batch.shard)
+
+    from flowkit.cli import batch as batches
+    from flowkit.io.pairs import read_pairs
+
     root = batch.image_root or batch.pairs.parent
     tasks = batches.tasks_of(read_pairs(batch.pairs), root, output.output)[part - 1 :: parts]
     ledger = batches.Ledger(job.verb, (part, parts), len(tasks))
