@@ -1,7 +1,7 @@
 """Multi-modality matching (Jiang et al., Information Fusion 2021): move -> fix, landmarks by hand and a homography.
 
-landmarks_fix_move.txt has a line x_fix y_fix x_move y_move for each landmark. The homography fits them within a few pixels only,
-so it judges matches coarsely and the landmarks are the truth.
+landmarks_fix_move.txt has a line x_fix y_fix x_move y_move for each landmark. The homography fits them within a few pixels
+only, so it judges matches coarsely and the landmarks are the truth.
 """
 
 from pathlib import Path

@@ -13,6 +13,7 @@ import numpy as np
 
 from flowkit.datasets.samples import PoseSample, Sample
 from flowkit.errors import UsageError
+from flowkit.io.images import image_header
 from flowkit.types import Flow, Image, Matches
 
 Arrays = dict[str, np.ndarray]
@@ -27,6 +28,7 @@ class Entry:
     call: Callable[..., Answer]
     fixed: Mapping[str, object] = field(default_factory=dict)
     varied: tuple[str, ...] = ()
+    dense: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,14 @@ class Method:
     label: str
     call: Callable[..., Answer]
     options: Mapping[str, object] = field(default_factory=dict)
+    dense: bool = False
+
+    def failure(self, sample: Sample) -> Arrays:
+        """What counts as the answer where the method crashed: nothing known."""
+        if self.dense:
+            return {"uv": np.full((2, *image_header(sample.image0)), np.nan, np.float32)}
+        none = np.full((3, 3), np.nan)
+        return {"H": none, "R": none, "t": none[0], "F": none, "points0": np.zeros((0, 2)), "points1": np.zeros((0, 2))}
 
     def predict(self, image0: Image, image1: Image, sample: Sample, *, device: str, seed: int) -> Answer:
         """Run the pipeline on the pair; `sample` gives it what it may know besides the images (the intrinsics)."""
@@ -98,12 +108,12 @@ def _or_nan(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
 _FLOW_OPTIONS = ("model", "preset", "init", "features")
 _ALIGN_OPTIONS = ("model", "features", "effort")
 _DENSE = {
-    "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, _FLOW_OPTIONS),
-    "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, _FLOW_OPTIONS),
-    "dis+matches": Entry(_flow, {"model": "dis", "preset": "fine", "init": "matches"}, _FLOW_OPTIONS),
-    "flow": Entry(_flow, {}, _FLOW_OPTIONS),
-    "align": Entry(_align, {}, _ALIGN_OPTIONS),
-    "align-multi-h": Entry(_align, {"multi_h": True}, _ALIGN_OPTIONS),
+    "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, _FLOW_OPTIONS, dense=True),
+    "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, _FLOW_OPTIONS, dense=True),
+    "dis+matches": Entry(_flow, {"model": "dis", "preset": "fine", "init": "matches"}, _FLOW_OPTIONS, dense=True),
+    "flow": Entry(_flow, {}, _FLOW_OPTIONS, dense=True),
+    "align": Entry(_align, {}, _ALIGN_OPTIONS, dense=True),
+    "align-multi-h": Entry(_align, {"multi_h": True}, _ALIGN_OPTIONS, dense=True),
 }
 METHODS: dict[str, dict[str, Entry]] = {
     "flow": _DENSE,
@@ -136,7 +146,7 @@ def build_methods(
         for values in product(*(varied[option] for option in known)):
             label = " ".join([name, *map(str, values)])
             options = {**table[name].fixed, **dict(zip(known, values, strict=True))}
-            methods[label] = Method(label, table[name].call, options)
+            methods[label] = Method(label, table[name].call, options, table[name].dense)
     return list(methods.values())
 
 

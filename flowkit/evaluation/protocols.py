@@ -73,7 +73,7 @@ def run(
             prediction, message = cache.load(key), ""
             cached = prediction is not None
             if prediction is None:
-                prediction, message = _predict(task, method, sample, device, seed, first)
+                prediction, message = _predict(method, sample, device, seed, first)
                 first = False
                 if prediction.status != ERROR:
                     cache.store(key, prediction)
@@ -122,7 +122,7 @@ def _counts(results: Sequence[PairResult]) -> dict[str, float]:
 
 
 def _predict(
-    task: str, method: Method, sample: Sample, device: str, seed: int, first: bool
+    method: Method, sample: Sample, device: str, seed: int, first: bool
 ) -> tuple[Prediction, str]:
     images = read_image(sample.image0), read_image(sample.image1)
     started = time.perf_counter()
@@ -131,10 +131,10 @@ def _predict(
     except FlowkitError as error:
         if not isinstance(error, GeometryError):
             raise
-        arrays, status, message = TASKS[task].failure(sample), "no_geometry", str(error)
+        arrays, status, message = method.failure(sample), "no_geometry", str(error)
     except Exception as error:
         _log.exception("%s on %s/%s", method.label, sample.dataset, sample.name)
-        arrays, status, message = TASKS[task].failure(sample), ERROR, f"{type(error).__name__}: {error}"
+        arrays, status, message = method.failure(sample), ERROR, f"{type(error).__name__}: {error}"
     else:
         message = ""
     return Prediction(arrays, status, time.perf_counter() - started, first), message

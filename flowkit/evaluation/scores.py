@@ -20,14 +20,13 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Task:
-    """`adapt` turns the kinds of samples the task accepts into its own; `failure` is what a crashed method scores.
+    """`adapt` turns the kinds of samples the task accepts into its own.
 
     `judge(sample, arrays)` measures one prediction, `summarise(scores of all pairs)` a data set.
     """
 
     adapt: Mapping[type, Callable[[Sample], Sample]]
     judge: Callable[[Sample, Arrays], dict[str, float]]
-    failure: Callable[[Sample], Arrays]
     summarise: Callable[[Sequence[Scores]], dict[str, float]]
 
 
@@ -38,7 +37,8 @@ def _judge_flow(sample: Sample, arrays: Arrays) -> dict[str, float]:
     assert isinstance(sample, FlowSample)
     truth, flow = sample.flow(), arrays["uv"]
     if flow.shape != truth.shape:
-        raise InputError(f"{sample.image0}: has the size {flow.shape[1:]} but its ground truth {truth.shape[1:]}; check the copy")
+        sizes = f"is {flow.shape[1:]} but its ground truth {truth.shape[1:]}"
+        raise InputError(f"{sample.image0}: {sizes}; check the copy")
     scores = metrics.flow_errors(flow, truth, sample.visible() if sample.visible else None)
     if "confidence" in arrays:
         scores["ause"] = metrics.area_under_sparsification(metrics.endpoint_error(flow, truth), arrays["confidence"])
@@ -71,10 +71,6 @@ def _dense_homography(H: np.ndarray, image0: Path, image1: Path) -> np.ndarray:
     x, y = flow_targets(flow).unbind(-1)
     flow[:, ~((x >= 0) & (x <= width1 - 1) & (y >= 0) & (y <= height1 - 1))] = torch.nan
     return flow.numpy()
-
-
-def _no_flow(sample: Sample) -> Arrays:
-    return {"uv": np.full((2, *image_header(sample.image0)), np.nan, np.float32)}
 
 
 # --- homography ------------------------------------------------------------------------------------------------------
@@ -156,7 +152,8 @@ def _fundamental(points0: np.ndarray, points1: np.ndarray) -> np.ndarray | None:
 
 
 def _summarise_matching(scores: Sequence[Scores]) -> dict[str, float]:
-    means = ("matches", "precision_1", "precision_3", "precision_5", "labels_within_5", "pck_5", "pck_10", "pck_0.05", "pck_0.1")
+    means = ("matches", "precision_1", "precision_3", "precision_5", "labels_within_5")
+    means += ("pck_5", "pck_10", "pck_0.05", "pck_0.1")
     return {key: _mean(scores, key) for key in means} | {"epipolar_error_median": _median(scores, "epipolar_error")}
 
 
@@ -181,11 +178,6 @@ def _same(sample: Sample) -> Sample:
     return sample
 
 
-def _no_model(sample: Sample) -> Arrays:
-    none = np.full((3, 3), np.nan)
-    return {"H": none, "R": none, "t": none[0], "F": none, "points0": np.zeros((0, 2)), "points1": np.zeros((0, 2))}
-
-
 def _known(array: np.ndarray) -> np.ndarray | None:
     return array if np.isfinite(array).all() else None
 
@@ -205,12 +197,10 @@ def _median(scores: Sequence[Scores], key: str) -> float:
 
 
 TASKS: dict[str, Task] = {
-    "flow": Task(
-        {FlowSample: _same, HomographySample: _flow_of_homography}, _judge_flow, _no_flow, _summarise_flow
-    ),
-    "homography": Task({HomographySample: _same}, _judge_homography, _no_model, _summarise_homography),
-    "pose": Task({PoseSample: _same}, _judge_pose, _no_model, _summarise_pose),
+    "flow": Task({FlowSample: _same, HomographySample: _flow_of_homography}, _judge_flow, _summarise_flow),
+    "homography": Task({HomographySample: _same}, _judge_homography, _summarise_homography),
+    "pose": Task({PoseSample: _same}, _judge_pose, _summarise_pose),
     "matching": Task(
-        {MatchSample: _same, HomographySample: _matches_of_homography}, _judge_matching, _no_model, _summarise_matching
+        {MatchSample: _same, HomographySample: _matches_of_homography}, _judge_matching, _summarise_matching
     ),
 }

@@ -1,0 +1,248 @@
+"""`flowkit bench`: methods measured against ground truth, on one data set or on a folder of many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Exit, Option, Typer
+
+from flowkit.cli import report
+from flowkit.cli.options import METHOD, RESULTS, grouped
+from flowkit.errors import EXIT_PARTIAL_BATCH, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from flowkit.datasets.samples import Sample
+    from flowkit.evaluation.methods import Method
+    from flowkit.evaluation.protocols import PairResult, Row
+
+app = Typer(help="Measure methods against ground truth: flow, homography, pose, matching.", no_args_is_help=True)
+
+_LIST = "Several, with commas between them, are compared."
+Dataset = Annotated[str, Option(metavar="NAME", help="Data set, in its own layout (docs/bench.md).")]
+Root = Annotated[Path, Option(metavar="DIR", help="The data set's folder.")]
+MethodOption = Annotated[str | None, Option(metavar="NAMES", help=f"Methods. {_LIST}", rich_help_panel=METHOD)]
+Model = Annotated[str | None, Option(metavar="NAMES", help=f"Dense methods. {_LIST}", rich_help_panel=METHOD)]
+Preset = Annotated[str | None, Option(metavar="NAMES", help=f"fast, fine. {_LIST}", rich_help_panel=METHOD)]
+Init = Annotated[str | None, Option(metavar="NAMES", help=f"none, matches. {_LIST}", rich_help_panel=METHOD)]
+Features = Annotated[
+    str | None, Option(metavar="NAMES", help=f"Local features, a union written a+b. {_LIST}", rich_help_panel=METHOD)
+]
+Effort = Annotated[str | None, Option(metavar="NAMES", help=f"normal, high. {_LIST}", rich_help_panel=METHOD)]
+
+
+@dataclass(frozen=True)
+class Running:
+    """How much is run, where, and what becomes of the results."""
+
+    limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N pairs of each data set.")] = None
+    device: Annotated[str, Option(metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = "auto"
+    seed: Annotated[int, Option(min=0, help="Seed of everything random.", rich_help_panel=METHOD)] = 0
+    output: Annotated[
+        Path | None,
+        Option("--output", "-o", metavar="DIR", help="Folder for bench.json, rows.csv and pairs.csv.", rich_help_panel=RESULTS),
+    ] = None
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace results that are there already.", rich_help_panel=RESULTS)
+    ] = False
+    cache: Annotated[
+        bool, Option("--cache/--no-cache", help="Keep predictions and use those kept.", rich_help_panel=RESULTS)
+    ] = True
+    json: Annotated[bool, Option("--json", help="Print the JSON record on stdout, nothing else.", rich_help_panel=RESULTS)] = False
+    verbose: Annotated[
+        int, Option("--verbose", "-v", count=True, show_default=False, help="Log what is done.", rich_help_panel=RESULTS)
+    ] = 0
+    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=RESULTS)] = False
+
+
+@app.command()
+@grouped
+def flow(
+    dataset: Dataset,
+    root: Root,
+    method: MethodOption = None,
+    model: Model = None,
+    preset: Preset = None,
+    init: Init = None,
+    features: Features = None,
+    effort: Effort = None,
+    *,
+    running: Running,
+) -> None:
+    """Dense flow: AEPE, Fl, shares within 1/3/5 px. Homography data sets count where they land inside image1.
+
+    Methods: dis, dis-fast, dis+matches, align, align-multi-h, or flow with --model.
+    """
+    varied = {"model": model, "preset": preset, "init": init, "features": features, "effort": effort}
+    _one("flow", dataset, root, method, varied, running)
+
+
+@app.command()
+@grouped
+def homography(
+    dataset: Dataset, root: Root, features: Features = None, effort: Effort = None, *, running: Running
+) -> None:
+    """Homographies: corner error, its AUC@3/5/10, pairs below 3/5/10 px."""
+    _one("homography", dataset, root, None, {"features": features, "effort": effort}, running)
+
+
+@app.command()
+@grouped
+def pose(dataset: Dataset, root: Root, features: Features = None, *, running: Running) -> None:
+    """Relative pose of calibrated views: AUC@5/10/20 degrees of the larger of rotation's and translation's error."""
+    _one("pose", dataset, root, None, {"features": features}, running)
+
+
+@app.command()
+@grouped
+def matching(
+    dataset: Dataset,
+    root: Root,
+    method: MethodOption = None,
+    model: Model = None,
+    preset: Preset = None,
+    init: Init = None,
+    features: Features = None,
+    effort: Effort = None,
+    *,
+    running: Running,
+) -> None:
+    """Matches against labels: precision at 1/3/5 px, epipolar error of the labels; PCK for dense methods.
+
+    Methods: match, and the dense ones of `bench flow`.
+    """
+    varied = {"model": model, "preset": preset, "init": init, "features": features, "effort": effort}
+    _one("matching", dataset, root, method, varied, running)
+
+
+@app.command()
+@grouped
+def pairs(
+    root: Annotated[Path, Argument(metavar="ROOT", help="Folder of data sets, one folder each (docs/bench.md).")],
+    task: Annotated[str | None, Option(metavar="NAMES", help=f"flow, homography, pose, matching; all by default. {_LIST}")] = None,
+    dataset: Annotated[str | None, Option(metavar="NAMES", help="Only these data sets.")] = None,
+    method: MethodOption = None,
+    features: Features = None,
+    effort: Effort = None,
+    *,
+    running: Running,
+) -> None:
+    """Everything a folder of data sets has ground truth for, a table for each task.
+
+    --method, --features and --effort go to the tasks that know them.
+    """
+    from flowkit.datasets.catalogue import TASKS, find_samples
+    from flowkit.evaluation.methods import METHODS, build_methods
+
+    report.start(running.verbose, running.quiet)
+    tasks = _names(task) or list(TASKS)
+    if unknown := [name for name in tasks if name not in TASKS]:
+        raise UsageError(f"--task {unknown[0]}: use one of {', '.join(TASKS)}")
+    if unknown := [name for name in _names(method) if not any(name in METHODS[each] for each in tasks)]:
+        raise UsageError(f"--method {unknown[0]}: no method of {', '.join(tasks)} has this name")
+    found = find_samples(root, tasks, _names(dataset) or None)
+    jobs = []
+    for name, samples in found.items():
+        chosen = [each for each in _names(method) if each in METHODS[name]]
+        known = {option for each in chosen or METHODS[name] for option in METHODS[name][each].varied}
+        varied = {"features": _names(features), "effort": _names(effort)}
+        if name in ("flow", "matching") and not chosen:
+            known = set(METHODS[name][next(iter(METHODS[name]))].varied) & {"features"} if name == "matching" else set()
+        jobs.append((name, samples, build_methods(name, chosen, {k: v for k, v in varied.items() if k in known})))
+    _run([job for job in jobs if job[1]], {"root": str(root)}, running)
+
+
+def _one(
+    task: str, dataset: str, root: Path, method: str | None, varied: Mapping[str, str | None], running: Running
+) -> None:
+    from flowkit.datasets.catalogue import read_dataset
+    from flowkit.evaluation.methods import build_methods
+
+    report.start(running.verbose, running.quiet)
+    methods = build_methods(task, _names(method), {option: _names(names) for option, names in varied.items()})
+    samples = [sample for name in _names(dataset) for sample in read_dataset(name, root)]
+    _run([(task, samples, methods)], {"dataset": dataset, "root": str(root)}, running)
+
+
+def _run(
+    jobs: Sequence[tuple[str, Sequence[Sample], Sequence[Method]]], arguments: Mapping[str, object], running: Running
+) -> None:
+    """Measure, write, show; exit code 6 when a method crashed on some pairs."""
+    from flowkit.evaluation.cache import Cache
+    from flowkit.evaluation.protocols import ERROR, count, run, summarise
+    from flowkit.evaluation.tables import json_record
+
+    if running.output is not None and (running.output / "bench.json").exists() and not running.overwrite:
+        raise OutputError(f"{running.output / 'bench.json'}: exists already; give --overwrite or another --output")
+    cache = Cache(_cache_folder(running.output) if running.cache else None)
+    settings = {"device": running.device, "seed": running.seed, "limit": running.limit}
+    rows: list[Row] = []
+    results: list[PairResult] = []
+    with _progress(sum(count(samples, methods, running.limit) for _, samples, methods in jobs), running.quiet) as bar:
+        for task, samples, methods in jobs:
+            mine = []
+            for result in run(task, samples, methods, cache=cache, **settings):
+                bar.advance(bar.task_ids[0])
+                mine.append(result)
+            rows += summarise(task, mine)
+            results += mine
+    record = json_record(rows, results, {**arguments, **settings})
+    if running.output is not None:
+        _write(running.output, rows, results, record)
+    if running.json:
+        report.print_json(record)
+    elif not running.quiet:
+        _show(rows)
+    if any(result.status == ERROR for result in results):
+        raise Exit(EXIT_PARTIAL_BATCH)
+
+
+def _write(
+    directory: Path, rows: Sequence[Row], results: Sequence[PairResult], record: Mapping[str, object]
+) -> None:
+    import json
+
+    from flowkit.evaluation.tables import pairs_csv, rows_csv
+    from flowkit.io.atomic import write_text
+
+    write_text(directory / "rows.csv", rows_csv(rows))
+    write_text(directory / "pairs.csv", pairs_csv(results))
+    write_text(directory / "bench.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _show(rows: Sequence[Row]) -> None:
+    import sys
+
+    from rich.console import Console
+
+    from flowkit.evaluation.tables import screen_table
+
+    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width: do not wrap
+    for task in dict.fromkeys(row.task for row in rows):
+        console.print(screen_table([row for row in rows if row.task == task]))
+
+
+def _progress(total: int, quiet: bool):  # noqa: ANN202
+    """A bar on stderr, only on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
+    bar.add_task("bench", total=total)
+    return bar
+
+
+def _cache_folder(output: Path | None) -> Path:
+    """`cache/` of the output folder; without one, `bench/` where flowkit keeps its downloads ($FLOWKIT_HOME)."""
+    from flowkit.io.weights import cache_folder
+
+    return cache_folder() / "bench" if output is None else output / "cache"
+
+
+def _names(text: str | None) -> list[str]:
+    """ "a, b" -> ["a", "b"]."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
