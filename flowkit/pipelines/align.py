@@ -1,0 +1,207 @@
+"""SOURCE onto TARGET: coarse by homographies on sparse matches, fine by dense flow on the coarsely aligned pair.
+
+The loop is RANSAC-Flow's (Shen et al., ECCV 2020): a homography from the matches, fine flow on the pair it aligns, the next
+homography from the matches that are left, until none has enough support. Each pixel of TARGET then takes the homography
+under which its neighbourhood fits best; the final flow is evaluated once, at the original resolution.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from flowkit.errors import UsageError
+from flowkit.estimators.magsac import fit_homography
+from flowkit.pipelines import coarse
+from flowkit.pipelines.fine import Layer, fine_dis, join
+from flowkit.pipelines.flow import MODELS, SEED_FEATURES, seed_matches
+from flowkit.pipelines.homography import EFFORTS, default_threshold
+from flowkit.pipelines.prepare import Resize, load_pair, resized_image, scaled_points, size_note, working_size
+from flowkit.pipelines.refinement import project, resize_matrix
+from flowkit.types import Alignment, Flow, Image, Matches, Run, Size, Status
+
+MAX_PIXELS = 2e6
+"""Working size of the fine stage; the coarse stage and the result are at the original one."""
+MAX_HOMOGRAPHIES = 10
+
+
+def align(
+    source: object,
+    target: object,
+    *,
+    multi_h: bool = False,
+    model: str = "dis",
+    features: str | None = None,
+    effort: str = "normal",
+    resize: Resize = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> Alignment:
+    """SOURCE brought onto TARGET: the flow lives on TARGET's grid and p + uv(p) is in SOURCE, in original pixels of both.
+
+    `multi_h` adds homographies from the remaining matches and lets the matches themselves seed the fine flow, for scenes with
+    depth. Homographies are target -> source. Confidence is 0 where the two directions of the fine flow disagree or the way
+    leaves SOURCE. Without a reliable homography the status says why and all of the flow is NaN.
+    """
+    if model not in MODELS:
+        raise UsageError(f"--model {model}: unknown for align; use one of {', '.join(MODELS)}")
+    if effort not in EFFORTS:
+        raise UsageError(f"--effort {effort}: unknown; use one of {', '.join(EFFORTS)}")
+    started = time.perf_counter()
+    source_image, target_image = load_pair(source, target)
+    threshold = default_threshold(source_image.size, target_image.size)
+    found = coarse.find(
+        target_image, source_image, features=features, effort=effort, threshold=threshold, device=device, seed=seed
+    )
+    coarse_done = time.perf_counter()
+    size = working_size(target_image.size, resize, max_pixels=MAX_PIXELS)
+    run = _run(found.matches, source_image, target_image, size, model, multi_h, effort, seed)
+    if found.matrix is None:
+        return _failed(found.status, found.matches, source_image, target_image, run)
+    models, matches = [found.matrix], found.matches
+    if multi_h:
+        extra = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
+        models += further_homographies(extra, found.matrix, threshold, seed)
+        weights = {**run.weights, **(extra.run.weights if extra.run else {})}
+        run = replace(run, weights=weights)
+        seeds = extra
+    else:
+        seeds = None
+    layers = fine_layers(target_image, source_image, models, seeds, size)
+    joined = join(layers, resized_image(target_image, size).rgb8)
+    flow, regions = original_flow(joined.residual, joined.choice, models, size, target_image.size)
+    inside = _inside(flow, source_image.size)
+    confidence = _enlarged(joined.confidence, target_image.size) * inside
+    seconds = {"coarse": coarse_done - started, "fine": time.perf_counter() - coarse_done}
+    return Alignment(
+        flow=Flow(flow, source_image.size, confidence.astype(np.float32), (confidence < 0.05), run=run),
+        status=Status.OK,
+        homographies=tuple(models),
+        regions=regions,
+        inliers=tuple(_supporters(matches if k == 0 or seeds is None else seeds, m, threshold) for k, m in enumerate(models)),
+        matches=matches,
+        run=replace(run, seconds={**run.seconds, **seconds, "total": time.perf_counter() - started}),
+    )
+
+
+def further_homographies(matches: Matches, first: np.ndarray, threshold: float, seed: int) -> list[np.ndarray]:
+    """More homographies from the matches that the ones before leave over, until one lacks support."""
+    found, left = [], _errors(matches, first) > 2 * threshold
+    enough = max(20, int(0.01 * len(matches)))
+    while len(found) < MAX_HOMOGRAPHIES - 1:
+        fit = fit_homography(matches.points0[left], matches.points1[left], threshold=threshold, seed=seed, min_inliers=enough)
+        if fit.model is None:
+            break
+        found.append(fit.model)
+        left &= _errors(matches, fit.model) > 2 * threshold
+    return found
+
+
+def fine_layers(
+    target: Image, source: Image, models: Sequence[np.ndarray], seeds: Matches | None, size: Size
+) -> list[Layer]:
+    """The fine flow under each homography at the working size; only the first is seeded with the matches."""
+    picture = resized_image(target, size).rgb8
+    to_full = np.linalg.inv(resize_matrix(target.size, size))
+    layers = []
+    for k, model in enumerate(models):
+        points = None
+        if seeds is not None and k == 0:
+            here = scaled_points(seeds.points0, target.size, size)
+            # Where each match lies in the source once it is warped: what is left for the fine flow to do.
+            there = project(np.linalg.inv(model @ to_full), seeds.points1)
+            close = np.isfinite(there).all(1) & (np.abs(there - here).max(1) < max(size))
+            points = here[close], there[close].astype(np.float32)
+        layers.append(fine_dis(picture, source.rgb8, model @ to_full, points))
+    return layers
+
+
+def original_flow(
+    residual: np.ndarray, choice: np.ndarray, models: Sequence[np.ndarray], size: Size, size0: Size
+) -> tuple[np.ndarray, np.ndarray]:
+    """uv (2, H, W) float32 on TARGET's original grid, and which homography each pixel took (H, W) int16.
+
+    p goes to H(p + residual(p)): the residual is interpolated, the homography is evaluated exactly.
+    """
+    import cv2
+
+    to_full = np.linalg.inv(resize_matrix(size0, size))
+    to_small = np.linalg.inv(to_full)
+    uv = np.full((2, *size0), np.nan, np.float32)
+    regions = cv2.resize(choice.astype(np.int16), size0[::-1], interpolation=cv2.INTER_NEAREST)
+    x = np.arange(size0[1], dtype=np.float64)
+    # Strips: a 48 megapixel picture must not need a dozen copies in float64.
+    for top in range(0, size0[0], 512):
+        rows = slice(top, min(top + 512, size0[0]))
+        y = np.arange(rows.start, rows.stop, dtype=np.float64)
+        small_x = (x * to_small[0, 0] + to_small[0, 2])[None].repeat(len(y), 0)
+        small_y = (y * to_small[1, 1] + to_small[1, 2])[:, None].repeat(len(x), 1)
+        moved = cv2.remap(
+            residual, small_x.astype(np.float32), small_y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        small_x += moved[..., 0]
+        small_y += moved[..., 1]
+        for k, model in enumerate(models):
+            here = regions[rows] == k
+            if not here.any():
+                continue
+            mapped = np.stack([small_x[here], small_y[here], np.ones(here.sum())], 1) @ (model @ to_full).T
+            with np.errstate(divide="ignore", invalid="ignore"):
+                mapped = mapped[:, :2] / np.where(mapped[:, 2:] * np.sign(model[2, 2]) > 1e-9, mapped[:, 2:], np.nan)
+            row, column = np.nonzero(here)
+            uv[0, rows][here] = mapped[:, 0] - x[column]
+            uv[1, rows][here] = mapped[:, 1] - y[row]
+    return uv, regions
+
+
+def _errors(matches: Matches, model: np.ndarray) -> np.ndarray:
+    error = np.linalg.norm(project(model, matches.points0) - matches.points1, axis=1)
+    return np.where(np.isfinite(error), error, np.inf)
+
+
+def _supporters(matches: Matches, model: np.ndarray, threshold: float) -> int:
+    return int((_errors(matches, model) <= threshold).sum())
+
+
+def _inside(uv: np.ndarray, size: Size) -> np.ndarray:
+    height, width = uv.shape[1:]
+    x = uv[0] + np.arange(width, dtype=np.float32)
+    y = uv[1] + np.arange(height, dtype=np.float32)[:, None]
+    return (x >= -0.5) & (y >= -0.5) & (x <= size[1] - 0.5) & (y <= size[0] - 0.5)
+
+
+def _enlarged(values: np.ndarray, size: Size) -> np.ndarray:
+    import cv2
+
+    return values if values.shape == size else cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _failed(status: Status, matches: Matches, source: Image, target: Image, run: Run) -> Alignment:
+    nothing = np.full((2, *target.size), np.nan, np.float32)
+    zero = np.zeros(target.size, np.float32)
+    flow = Flow(nothing, source.size, zero, np.ones(target.size, bool), run=run)
+    return Alignment(flow, status, (), np.full(target.size, -1, np.int16), (), matches, run)
+
+
+def _run(
+    matches: Matches, source: Image, target: Image, size: Size, model: str, multi_h: bool, effort: str, seed: int
+) -> Run:
+    made = matches.run
+    assert made is not None
+    note = size_note(target, size)
+    return Run(
+        method=f"{made.method} + homographies + {model}",
+        options={"model": model, "multi_h": multi_h, "effort": effort, "features": made.options.get("features")},
+        weights=made.weights,
+        seed=seed,
+        device=made.device,
+        working_size0=source.size,
+        working_size1=size,
+        seconds=dict(made.seconds),
+        notes=tuple(dict.fromkeys((*source.notes, *target.notes, *made.notes, *([note] if note else [])))),
+    )
+
+

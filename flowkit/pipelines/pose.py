@@ -1,0 +1,173 @@
+"""Relative camera pose between two calibrated images, with the two motions that it cannot tell named."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from flowkit.errors import InputError, UsageError
+from flowkit.estimators.magsac import ESTIMATOR as HOMOGRAPHY_ESTIMATOR
+from flowkit.estimators.magsac import fit_homography
+from flowkit.estimators.poselib import fit_relative_pose
+from flowkit.io.images import as_image
+from flowkit.pipelines.match import match
+from flowkit.pipelines.prepare import Resize
+from flowkit.types import Fit, Matches, RelativePose, Run, Status
+
+THRESHOLD = 1.0
+"""Sampson bound in pixels at 1000 pixels a side; larger images scale it."""
+PLANAR_SHARE = 0.9
+"""Inliers of the pose that one homography must explain as well for the scene to count as planar."""
+
+
+def pose(
+    image0: object,
+    image1: object,
+    K0: np.ndarray | None = None,
+    K1: np.ndarray | None = None,
+    *,
+    features: str | None = None,
+    threshold: float | None = None,
+    resize: Resize = None,
+    device: str = "auto",
+    seed: int = 0,
+) -> RelativePose:
+    """X1 = R X0 + t with |t| = 1 between the cameras of two images, K 3x3 in original pixels (pixel centres at integers).
+
+    A missing K is taken from EXIF; InputError if there is none. Pure rotation gives status degenerate with R alone; a planar
+    scene is named and solved by its homography. Raises InputError, UsageError, WeightsError; never on bad geometry.
+    """
+    started = time.perf_counter()
+    images = as_image(image0), as_image(image1)
+    K0, K1 = (_intrinsics(image, K) for image, K in zip(images, (K0, K1), strict=True))
+    matches = match(*images, features=features, resize=resize, device=device, seed=seed)
+    scale = max(1.0, max(max(image.size) for image in images) / 1000)
+    bound = threshold if threshold is not None else THRESHOLD * scale
+    found = from_matches(matches, K0, K1, bound, seed)
+    made = matches.run
+    assert made is not None
+    run = Run(
+        method=made.method,
+        options={"features": made.options.get("features"), "threshold": bound},
+        weights=made.weights,
+        seed=seed,
+        device=made.device,
+        working_size0=made.working_size0,
+        working_size1=made.working_size1,
+        seconds={**made.seconds, "total": time.perf_counter() - started},
+        notes=made.notes,
+    )
+    return replace(found, run=run)
+
+
+def from_matches(matches: Matches, K0: np.ndarray, K1: np.ndarray, threshold: float, seed: int = 0) -> RelativePose:
+    """The pose behind given matches, judged for degeneracy."""
+    points0, points1 = matches.points0, matches.points1
+    fit = fit_relative_pose(points0, points1, K0, K1, threshold=threshold, seed=seed)
+    flat = fit_homography(points0, points1, threshold=2 * threshold, seed=seed)
+    flat_count = int(flat.inliers.sum())
+    if flat.model is not None and (fit.model is None or flat_count >= PLANAR_SHARE * fit.inliers.sum()):
+        rotation = rotation_of(flat.model, K0, K1, points0[flat.inliers], points1[flat.inliers], 2 * threshold)
+        if rotation is not None:
+            return _answer(matches, K0, K1, threshold, Status.DEGENERATE, "pure_rotation", flat, R=rotation)
+        planar = planar_pose(flat.model, K0, K1, matches, flat.inliers, threshold)
+        if planar is not None:
+            judged = Fit(planar, flat.inliers, Status.OK, flat.residuals, threshold, HOMOGRAPHY_ESTIMATOR)
+            return _answer(matches, K0, K1, threshold, Status.OK, "planar", judged, R=planar[:, :3], t=planar[:, 3])
+    if fit.model is None:
+        return _answer(matches, K0, K1, threshold, fit.status, "none", fit)
+    return _answer(matches, K0, K1, threshold, Status.OK, "none", fit, R=fit.model[:, :3], t=fit.model[:, 3])
+
+
+def rotation_of(
+    H: np.ndarray, K0: np.ndarray, K1: np.ndarray, points0: np.ndarray, points1: np.ndarray, threshold: float
+) -> np.ndarray | None:
+    """R when turning the camera alone explains the matches (x1 ~ K1 R K0^-1 x0 within `threshold` px), else None."""
+    near = np.linalg.inv(K1) @ H @ K0
+    near = near / np.cbrt(np.linalg.det(near))
+    U, _, Vt = np.linalg.svd(near)
+    R = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
+    rays0 = np.column_stack([points0, np.ones(len(points0))]) @ np.linalg.inv(K0).T
+    rays1 = np.column_stack([points1, np.ones(len(points1))]) @ np.linalg.inv(K1).T
+    rays0, rays1 = (r / np.linalg.norm(r, axis=1, keepdims=True) for r in (rays0, rays1))
+    # The best rotation between the two bundles of rays (Kabsch).
+    U, _, Vt = np.linalg.svd(rays1.T @ rays0)
+    kabsch = U @ np.diag([1, 1, np.linalg.det(U @ Vt)]) @ Vt
+    for candidate in (kabsch, R):
+        mapped = rays0 @ candidate.T @ K1.T
+        if (mapped[:, 2] > 0).all():
+            error = np.linalg.norm(mapped[:, :2] / mapped[:, 2:] - points1, axis=1)
+            if np.mean(error < threshold) > PLANAR_SHARE:
+                return candidate
+    return None
+
+
+def planar_pose(
+    H: np.ndarray, K0: np.ndarray, K1: np.ndarray, matches: Matches, inliers: np.ndarray, threshold: float
+) -> np.ndarray | None:
+    """[R | t] from the homography of a plane: of the (up to four) solutions those with the plane in front of both cameras,
+    and of those the one that more of the other matches agree with. None if no solution puts the plane in front."""
+    import cv2
+
+    from flowkit.estimators.magsac import sampson_error
+
+    near = np.linalg.inv(K1) @ H @ K0
+    _, rotations, translations, normals = cv2.decomposeHomographyMat(near, np.eye(3))
+    rays0 = np.column_stack([matches.points0, np.ones(len(matches))]) @ np.linalg.inv(K0).T
+    best, best_votes = None, -1
+    for R, t, n in zip(rotations, translations, normals, strict=True):
+        t = t.ravel()
+        length = np.linalg.norm(t)
+        if length < 1e-9:
+            continue
+        depth = rays0[inliers] @ n.ravel()
+        if np.mean(depth > 0) < 0.99:
+            continue
+        tx = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]]) / length
+        F = np.linalg.inv(K1).T @ tx @ R @ np.linalg.inv(K0)
+        votes = int((sampson_error(F, matches.points0, matches.points1)[~inliers] < threshold).sum())
+        if votes > best_votes:
+            best, best_votes = np.column_stack([R, t / length]), votes
+    return best
+
+
+def _answer(
+    matches: Matches,
+    K0: np.ndarray,
+    K1: np.ndarray,
+    threshold: float,
+    status: Status,
+    degeneracy: str,
+    fit: Fit,
+    R: np.ndarray | None = None,
+    t: np.ndarray | None = None,
+) -> RelativePose:
+    import torch
+
+    from flowkit.geometry.epipolar import essential_from_pose, fundamental_from_essential, symmetric_epipolar_distance
+
+    E, error = None, None
+    if R is not None and t is not None:
+        tensors = [torch.as_tensor(a, dtype=torch.float64) for a in (R, t, K0, K1)]
+        essential = essential_from_pose(tensors[0], tensors[1])
+        E = essential.numpy()
+        F = fundamental_from_essential(essential, tensors[2], tensors[3])
+        points = [torch.as_tensor(p[fit.inliers], dtype=torch.float64) for p in (matches.points0, matches.points1)]
+        error = float(symmetric_epipolar_distance(F, points[0], points[1]).median())
+    judged = replace(matches, inliers=fit.inliers)
+    return RelativePose(R, t, E, K0, K1, status, degeneracy, judged, threshold, fit.estimator, error)
+
+
+def _intrinsics(image, K: np.ndarray | None) -> np.ndarray:  # noqa: ANN001
+    from flowkit.io.cameras import intrinsics_from_exif
+
+    if K is None:
+        K = intrinsics_from_exif(image)
+        if K is None:
+            raise InputError(f"{image.name}: no intrinsics given and none in its EXIF; pass K as a 3x3 matrix")
+    K = np.asarray(K, float)
+    if K.shape != (3, 3) or not np.isfinite(K).all() or abs(np.linalg.det(K)) < 1e-9:
+        raise UsageError(f"{image.name}: K must be a finite, invertible 3x3 matrix")
+    return K
