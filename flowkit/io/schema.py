@@ -1,0 +1,232 @@
+"""The JSON documents that stand beside every result, as pydantic models; docs/schema/ has their JSON schemas.
+
+Unknown is null; no number is NaN or infinite. A document of another version than this code's is refused by the models.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from flowkit.types import Status
+
+SCHEMA_VERSION = "1.0"
+PIXEL_ORIGIN = "center of the top-left pixel is (0, 0)"
+FLOW_CONVENTION = "p + flow(p) is in points_into, for p on the grid; (x, y) in pixels"
+HOMOGRAPHY_CONVENTION = "x1 ~ matrix x0; row-major, matrix[2][2] = 1"
+POSE_CONVENTION = "X1 = R X0 + t, |t| = 1 (scale unknown), E = [t]x R; x right, y down, z forward"
+ALIGN_CONVENTION = "x_source ~ matrix x_target; row-major, matrix[2][2] = 1"
+
+
+def _encodable(text: object) -> object:
+    """A file name that is not UTF-8 reaches Python with lone surrogates, which JSON cannot hold."""
+    if not isinstance(text, str):
+        return text
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+Text = Annotated[str, BeforeValidator(_encodable)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+PixelSize = Annotated[tuple[Count, Count], Field(description="[height, width] in pixels")]
+Files = Annotated[list[Text], Field(description="Written beside this document, names relative to its folder")]
+Vector = tuple[float, float, float]
+Matrix = tuple[Vector, Vector, Vector]
+
+
+class Model(BaseModel):
+    """What all parts of a document have in common."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+    )
+
+
+class ImageInfo(Model):
+    """An image as the user named it and its size; the size is null where it is not known."""
+
+    name: Text | None
+    size: PixelSize | None
+
+
+class Provenance(Model):
+    """How the result was made."""
+
+    flowkit: str
+    arguments: list[Text] = Field(description="The command line or its equivalent")
+    method: Text | None
+    options: dict[Text, JsonValue]
+    weights: dict[Text, str] = Field(description="Weights file -> sha256")
+    seed: int | None
+    device: Text | None
+    working_size0: PixelSize | None = Field(description="Size at which the first image was processed")
+    working_size1: PixelSize | None
+    seconds: dict[Text, Seconds]
+    notes: list[Text]
+    libraries: dict[str, str] = Field(description="Versions")
+
+
+class Record(Model):
+    """What all documents begin with."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    kind: str
+    status: Status = Field(description="Only with ok may the result be used")
+    pixel_origin: Literal["center of the top-left pixel is (0, 0)"] = PIXEL_ORIGIN
+
+
+class FlowStatistics(Model):
+    """Numbers over the pixels of the grid; null where there is nothing to take them from."""
+
+    known_share: Share = Field(description="Pixels whose flow is known, of all")
+    mean_magnitude: float | None = Field(description="Pixels")
+    median_magnitude: float | None
+    max_magnitude: float | None
+    mean_confidence: Share | None
+    occluded_share: Share | None = Field(description="Pixels that cannot be seen in the other image, of all")
+
+
+class BackwardFlow(Model):
+    """The flow the other way."""
+
+    grid: ImageInfo
+    points_into: ImageInfo
+    statistics: FlowStatistics
+
+
+class Agreement(Model):
+    """How many matches an estimator had and believed."""
+
+    matches: Count
+    inliers: Count | None
+    inlier_ratio: Share | None
+    origins: dict[Text, Count] = Field(description="Feature or stage -> its matches")
+
+
+class FlowRecord(Record):
+    """flow.json: a dense flow image0 -> image1."""
+
+    kind: Literal["flow"] = "flow"
+    image0: ImageInfo
+    image1: ImageInfo
+    grid: ImageInfo = Field(description="The image on whose pixels the flow is defined")
+    points_into: ImageInfo = Field(description="The image that grid points plus flow lie in")
+    convention: Literal["p + flow(p) is in points_into, for p on the grid; (x, y) in pixels"] = FLOW_CONVENTION
+    statistics: FlowStatistics
+    backward: BackwardFlow | None
+    files: Files
+    provenance: Provenance
+
+
+class MatchesRecord(Agreement, Record):
+    """matches.json: point matches between image0 and image1."""
+
+    kind: Literal["matches"] = "matches"
+    image0: ImageInfo
+    image1: ImageInfo
+    keypoints0: Count
+    keypoints1: Count
+    mean_score: Share | None
+    files: Files
+    provenance: Provenance
+
+
+class HomographyRecord(Agreement, Record):
+    """homography.json: image0 -> image1."""
+
+    kind: Literal["homography"] = "homography"
+    image0: ImageInfo
+    image1: ImageInfo
+    convention: Literal["x1 ~ matrix x0; row-major, matrix[2][2] = 1"] = HOMOGRAPHY_CONVENTION
+    matrix: Matrix | None
+    refined: bool = Field(description="Refined densely on the aligned pair after the robust fit")
+    estimator: Text
+    threshold_px: float
+    files: Files
+    provenance: Provenance
+
+
+class PoseRecord(Agreement, Record):
+    """pose.json: image0's camera -> image1's camera."""
+
+    kind: Literal["pose"] = "pose"
+    image0: ImageInfo
+    image1: ImageInfo
+    convention: Literal["X1 = R X0 + t, |t| = 1 (scale unknown), E = [t]x R; x right, y down, z forward"] = (
+        POSE_CONVENTION
+    )
+    R: Matrix | None
+    t: Vector | None
+    E: Matrix | None
+    quaternion_wxyz: tuple[float, float, float, float] | None = Field(description="R as Hamilton's quaternion, w >= 0")
+    rotation_angle_deg: float | None
+    K0: Matrix
+    K1: Matrix
+    degeneracy: Text = Field(description="none, planar or pure_rotation")
+    epipolar_error_px: float | None = Field(description="Median symmetric epipolar distance of the inliers")
+    estimator: Text
+    threshold_px: float
+    files: Files
+    provenance: Provenance
+
+
+class AlignHomography(Model):
+    """One of the planes of an alignment."""
+
+    matrix: Matrix = Field(description="target -> source")
+    inliers: Count
+    share: Share = Field(description="Pixels of the target that it explains, of all")
+
+
+class AlignRecord(Agreement, Record):
+    """align.json: source brought onto target."""
+
+    kind: Literal["align"] = "align"
+    source: ImageInfo
+    target: ImageInfo
+    grid: ImageInfo = Field(description="The target: the flow is defined on its pixels")
+    points_into: ImageInfo = Field(description="The source")
+    convention: Literal["p + flow(p) is in points_into, for p on the grid; (x, y) in pixels"] = FLOW_CONVENTION
+    homography_convention: Literal["x_source ~ matrix x_target; row-major, matrix[2][2] = 1"] = ALIGN_CONVENTION
+    homographies: list[AlignHomography] = Field(description="In the order they were accepted")
+    coverage: Share = Field(description="Pixels of the target whose flow is known, of all")
+    mean_confidence: Share | None
+    statistics: FlowStatistics
+    files: Files
+    provenance: Provenance
+
+
+class WarpRecord(Record):
+    """warp.json: an image resampled by a flow or a homography."""
+
+    kind: Literal["warp"] = "warp"
+    image: ImageInfo
+    output_size: PixelSize
+    flow: Text | None = Field(description="The flow file, null when it was a homography")
+    homography: Text | None = Field(description="The homography's file, null when it was a flow")
+    splat: bool = Field(description="Pushed forward along the flow instead of sampled backward")
+    grid: ImageInfo | None = Field(description="Whose pixels the flow is defined on; null for a homography")
+    points_into: ImageInfo | None
+    valid_share: Share = Field(description="Pixels of the output that could be sampled, of all")
+    files: Files
+    provenance: Provenance
+
+
+AnyRecord = FlowRecord | MatchesRecord | HomographyRecord | PoseRecord | AlignRecord | WarpRecord
+
+RECORDS: dict[str, type[AnyRecord]] = {
+    "flow": FlowRecord,
+    "matches": MatchesRecord,
+    "homography": HomographyRecord,
+    "pose": PoseRecord,
+    "align": AlignRecord,
+    "warp": WarpRecord,
+}
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """The JSON schema (draft 2020-12) of every kind of document, by kind."""
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return {kind: {**dialect, **model.model_json_schema(mode="serialization")} for kind, model in RECORDS.items()}
