@@ -14,6 +14,8 @@ from flowkit.cli.options import METHOD, RESULTS, grouped
 from flowkit.errors import EXIT_PARTIAL_BATCH, OutputError, UsageError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from flowkit.datasets.samples import Sample
     from flowkit.evaluation.methods import Method
     from flowkit.evaluation.protocols import PairResult, Row
@@ -38,11 +40,19 @@ class Running:
     """How much is run, where, and what becomes of the results."""
 
     limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N pairs of each data set.")] = None
-    device: Annotated[str, Option(metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = "auto"
+    device: Annotated[str, Option(metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = (
+        "auto"
+    )
     seed: Annotated[int, Option(min=0, help="Seed of everything random.", rich_help_panel=METHOD)] = 0
     output: Annotated[
         Path | None,
-        Option("--output", "-o", metavar="DIR", help="Folder for bench.json, rows.csv and pairs.csv.", rich_help_panel=RESULTS),
+        Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for bench.json, rows.csv and pairs.csv.",
+            rich_help_panel=RESULTS,
+        ),
     ] = None
     overwrite: Annotated[
         bool, Option("--overwrite", help="Replace results that are there already.", rich_help_panel=RESULTS)
@@ -50,9 +60,12 @@ class Running:
     cache: Annotated[
         bool, Option("--cache/--no-cache", help="Keep predictions and use those kept.", rich_help_panel=RESULTS)
     ] = True
-    json: Annotated[bool, Option("--json", help="Print the JSON record on stdout, nothing else.", rich_help_panel=RESULTS)] = False
+    json: Annotated[
+        bool, Option("--json", help="Print the JSON record on stdout, nothing else.", rich_help_panel=RESULTS)
+    ] = False
     verbose: Annotated[
-        int, Option("--verbose", "-v", count=True, show_default=False, help="Log what is done.", rich_help_panel=RESULTS)
+        int,
+        Option("--verbose", "-v", count=True, show_default=False, help="Log what is done.", rich_help_panel=RESULTS),
     ] = 0
     quiet: Annotated[bool, Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=RESULTS)] = False
 
@@ -121,7 +134,9 @@ def matching(
 @grouped
 def pairs(
     root: Annotated[Path, Argument(metavar="ROOT", help="Folder of data sets, one folder each (docs/bench.md).")],
-    task: Annotated[str | None, Option(metavar="NAMES", help=f"flow, homography, pose, matching; all by default. {_LIST}")] = None,
+    task: Annotated[
+        str | None, Option(metavar="NAMES", help=f"flow, homography, pose, matching; all by default. {_LIST}")
+    ] = None,
     dataset: Annotated[str | None, Option(metavar="NAMES", help="Only these data sets.")] = None,
     method: MethodOption = None,
     features: Features = None,
@@ -143,14 +158,11 @@ def pairs(
     if unknown := [name for name in _names(method) if not any(name in METHODS[each] for each in tasks)]:
         raise UsageError(f"--method {unknown[0]}: no method of {', '.join(tasks)} has this name")
     found = find_samples(root, tasks, _names(dataset) or None)
+    varied = {"features": _names(features), "effort": _names(effort)}
     jobs = []
     for name, samples in found.items():
         chosen = [each for each in _names(method) if each in METHODS[name]]
-        known = {option for each in chosen or METHODS[name] for option in METHODS[name][each].varied}
-        varied = {"features": _names(features), "effort": _names(effort)}
-        if name in ("flow", "matching") and not chosen:
-            known = set(METHODS[name][next(iter(METHODS[name]))].varied) & {"features"} if name == "matching" else set()
-        jobs.append((name, samples, build_methods(name, chosen, {k: v for k, v in varied.items() if k in known})))
+        jobs.append((name, samples, build_methods(name, chosen, varied, strict=False)))
     _run([job for job in jobs if job[1]], {"root": str(root)}, running)
 
 
@@ -177,17 +189,20 @@ def _run(
     if running.output is not None and (running.output / "bench.json").exists() and not running.overwrite:
         raise OutputError(f"{running.output / 'bench.json'}: exists already; give --overwrite or another --output")
     cache = Cache(_cache_folder(running.output) if running.cache else None)
-    settings = {"device": running.device, "seed": running.seed, "limit": running.limit}
     rows: list[Row] = []
     results: list[PairResult] = []
     with _progress(sum(count(samples, methods, running.limit) for _, samples, methods in jobs), running.quiet) as bar:
         for task, samples, methods in jobs:
             mine = []
-            for result in run(task, samples, methods, cache=cache, **settings):
+            found = run(
+                task, samples, methods, cache=cache, device=running.device, seed=running.seed, limit=running.limit
+            )
+            for result in found:
                 bar.advance(bar.task_ids[0])
                 mine.append(result)
             rows += summarise(task, mine)
             results += mine
+    settings = {"device": running.device, "seed": running.seed, "limit": running.limit}
     record = json_record(rows, results, {**arguments, **settings})
     if running.output is not None:
         _write(running.output, rows, results, record)
@@ -199,9 +214,7 @@ def _run(
         raise Exit(EXIT_PARTIAL_BATCH)
 
 
-def _write(
-    directory: Path, rows: Sequence[Row], results: Sequence[PairResult], record: Mapping[str, object]
-) -> None:
+def _write(directory: Path, rows: Sequence[Row], results: Sequence[PairResult], record: Mapping[str, object]) -> None:
     import json
 
     from flowkit.evaluation.tables import pairs_csv, rows_csv
@@ -224,7 +237,7 @@ def _show(rows: Sequence[Row]) -> None:
         console.print(screen_table([row for row in rows if row.task == task]))
 
 
-def _progress(total: int, quiet: bool):  # noqa: ANN202
+def _progress(total: int, quiet: bool) -> Progress:
     """A bar on stderr, only on a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

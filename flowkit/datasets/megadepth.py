@@ -23,4 +23,6 @@ def _read_pair(file: Path, dataset: str) -> PoseSample:
         K0, K1 = (matrix(camera["K"], (3, 3), file) for camera in (camera0, camera1))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: needs T_0to1 and K for two images; check the copy") from error
-    return PoseSample(dataset, file.parent.name, existing(file.parent / name0), existing(file.parent / name1), K0, K1, T)
+    return PoseSample(
+        dataset, file.parent.name, existing(file.parent / name0), existing(file.parent / name1), K0, K1, T
+    )

@@ -26,7 +26,9 @@ def read_pair_list(root: Path, dataset: str = "scannet") -> list[PoseSample]:
         image0, image1 = (_image(lists[0].parent, name) for name in (pair.name0, pair.name1))
         T = np.asarray(pair.T_0to1, np.float64)
         samples.append(
-            PoseSample(dataset, f"{pair.name0} {pair.name1}", image0, image1, np.asarray(pair.K0), np.asarray(pair.K1), T)
+            PoseSample(
+                dataset, f"{pair.name0} {pair.name1}", image0, image1, np.asarray(pair.K0), np.asarray(pair.K1), T
+            )
         )
     return samples
 

@@ -26,7 +26,9 @@ def read_strecha(root: Path, dataset: str = "strecha") -> list[PoseSample]:
             name = f"{scene.name}/{path0.stem}-{path1.stem}"
             samples.append(PoseSample(dataset, name, path0, path1, K0, K1, T1 @ np.linalg.inv(T0)))
     if not samples:
-        raise InputError(f"{root}: has no scene with cameras.json or NAME.camera files; give Strecha's folder of scenes")
+        raise InputError(
+            f"{root}: has no scene with cameras.json or NAME.camera files; give Strecha's folder of scenes"
+        )
     return samples
 
 

@@ -31,7 +31,9 @@ def read_tum(root: Path, dataset: str = "tum") -> list[PoseSample]:
     if len(posed) < 2:
         raise InputError(f"{root}: fewer than two frames have a pose; check groundtruth.txt")
     return [
-        PoseSample(dataset, f"{path0.stem}-{path1.stem}", path0, path1, K, K, T1 @ np.linalg.inv(T0), rotation_only=True)
+        PoseSample(
+            dataset, f"{path0.stem}-{path1.stem}", path0, path1, K, K, T1 @ np.linalg.inv(T0), rotation_only=True
+        )
         for (path0, T0), (path1, T1) in pairwise(posed)
     ]
 

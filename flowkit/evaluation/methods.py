@@ -105,15 +105,13 @@ def _or_nan(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     return np.full(shape, np.nan) if array is None else np.asarray(array, np.float64).reshape(shape)
 
 
-_FLOW_OPTIONS = ("model", "preset", "init", "features")
-_ALIGN_OPTIONS = ("model", "features", "effort")
 _DENSE = {
-    "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, _FLOW_OPTIONS, dense=True),
-    "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, _FLOW_OPTIONS, dense=True),
-    "dis+matches": Entry(_flow, {"model": "dis", "preset": "fine", "init": "matches"}, _FLOW_OPTIONS, dense=True),
-    "flow": Entry(_flow, {}, _FLOW_OPTIONS, dense=True),
-    "align": Entry(_align, {}, _ALIGN_OPTIONS, dense=True),
-    "align-multi-h": Entry(_align, {"multi_h": True}, _ALIGN_OPTIONS, dense=True),
+    "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, dense=True),
+    "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, dense=True),
+    "dis+matches": Entry(_flow, {"model": "dis", "preset": "fine", "init": "matches"}, ("features",), dense=True),
+    "flow": Entry(_flow, {}, ("model", "preset", "init", "features"), dense=True),
+    "align": Entry(_align, {}, ("model", "features", "effort"), dense=True),
+    "align-multi-h": Entry(_align, {"multi_h": True}, ("model", "features", "effort"), dense=True),
 }
 METHODS: dict[str, dict[str, Entry]] = {
     "flow": _DENSE,
@@ -125,34 +123,34 @@ METHODS: dict[str, dict[str, Entry]] = {
 
 
 def build_methods(
-    task: str, names: Sequence[str] = (), varied: Mapping[str, Sequence[object]] | None = None
+    task: str, names: Sequence[str] = (), varied: Mapping[str, Sequence[object]] | None = None, *, strict: bool = True
 ) -> list[Method]:
     """Every named method of a task in every combination of the `varied` options (name -> values) that it knows.
 
-    An option that none of the methods knows is a UsageError.
+    Without names it is the task's first method that knows these options. An option that none knows is a UsageError, unless
+    not `strict`: then it is dropped.
     """
     table = METHODS[task]
     varied = {option: values for option, values in (varied or {}).items() if values}
-    chosen = list(names) or [_default(task, varied)]
+    if not strict:
+        known = [table[name] for name in names if name in table] or [next(iter(table.values()))]
+        varied = {option: values for option, values in varied.items() if any(option in e.varied for e in known)}
+    chosen = list(names) or [
+        next((name for name, entry in table.items() if set(varied) <= set(entry.varied)), next(iter(table)))
+    ]
     for name in chosen:
         if name not in table:
             raise UsageError(f"unknown {task} method {name!r}; use one of {', '.join(table)}")
     for option in varied:
         if not any(option in table[name].varied for name in chosen):
-            raise UsageError(f"--{option} means nothing to {', '.join(chosen)}; leave it out or choose another --method")
+            raise UsageError(
+                f"--{option} means nothing to {', '.join(chosen)}; leave it out or choose another --method"
+            )
     methods = {}
     for name in chosen:
-        known = [option for option in varied if option in table[name].varied]
-        for values in product(*(varied[option] for option in known)):
+        known_options = [option for option in varied if option in table[name].varied]
+        for values in product(*(varied[option] for option in known_options)):
             label = " ".join([name, *map(str, values)])
-            options = {**table[name].fixed, **dict(zip(known, values, strict=True))}
+            options = {**table[name].fixed, **dict(zip(known_options, values, strict=True))}
             methods[label] = Method(label, table[name].call, options, table[name].dense)
     return list(methods.values())
-
-
-def _default(task: str, varied: Mapping[str, Sequence[object]]) -> str:
-    """The first of the task's methods that knows an option given; `flow` when a model is chosen by --model."""
-    if task == "flow" and "model" in varied:
-        return "flow"
-    table = METHODS[task]
-    return next((name for name, entry in table.items() if set(varied) <= set(entry.varied)), next(iter(table)))

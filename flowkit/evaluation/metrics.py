@@ -57,7 +57,10 @@ def area_under_sparsification(error: np.ndarray, confidence: np.ndarray, steps: 
     if not errors.any():
         return 0.0
     kept = errors.size - (errors.size * np.arange(steps) // steps)
-    curves = (_running_mean(errors[order])[kept - 1] for order in (np.argsort(-confidences, kind="stable"), np.argsort(errors)))
+    curves = (
+        _running_mean(errors[order])[kept - 1]
+        for order in (np.argsort(-confidences, kind="stable"), np.argsort(errors))
+    )
     by_confidence, by_error = curves
     return float((by_confidence - by_error).mean() / errors.mean())
 
@@ -116,7 +119,8 @@ def corner_error(H: np.ndarray | None, H_true: np.ndarray, size0: Size) -> float
         return float("inf")
     height, width = size0
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float64)
-    return _failure_if_unknown(np.linalg.norm(warp_points(H, corners) - warp_points(H_true, corners), axis=1).mean())
+    distances = np.linalg.norm(warp_points(H, corners) - warp_points(H_true, corners), axis=1)
+    return _failure_if_unknown(float(distances.mean()))
 
 
 def transfer_errors(H: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> np.ndarray:
@@ -200,5 +204,5 @@ def pooled(scores: Sequence[Mapping[str, float]], key: str, weight: Sequence[flo
     return sum(value * w for value, w in parts) / total if total else float("nan")
 
 
-def _failure_if_unknown(error: float) -> float:
+def _failure_if_unknown(error: float | np.floating) -> float:
     return float(error) if np.isfinite(error) else float("inf")

@@ -121,9 +121,7 @@ def _counts(results: Sequence[PairResult]) -> dict[str, float]:
     }
 
 
-def _predict(
-    method: Method, sample: Sample, device: str, seed: int, first: bool
-) -> tuple[Prediction, str]:
+def _predict(method: Method, sample: Sample, device: str, seed: int, first: bool) -> tuple[Prediction, str]:
     images = read_image(sample.image0), read_image(sample.image1)
     started = time.perf_counter()
     try:

@@ -81,10 +81,8 @@ def _judge_homography(sample: Sample, arrays: Arrays) -> dict[str, float]:
     H = _known(arrays["H"])
     scores = {"corner_error": metrics.corner_error(H, sample.H, image_header(sample.image0))}
     if sample.points0 is not None and sample.points1 is not None:
-        failed = H is None
-        scores["points_error"] = (
-            float("inf") if failed else float(metrics.transfer_errors(arrays["H"], sample.points0, sample.points1).mean())
-        )
+        errors = [np.inf] if H is None else metrics.transfer_errors(H, sample.points0, sample.points1)
+        scores["points_error"] = float(np.mean(errors))
     return scores
 
 
@@ -152,8 +150,8 @@ def _fundamental(points0: np.ndarray, points1: np.ndarray) -> np.ndarray | None:
 
 
 def _summarise_matching(scores: Sequence[Scores]) -> dict[str, float]:
-    means = ("matches", "precision_1", "precision_3", "precision_5", "labels_within_5")
-    means += ("pck_5", "pck_10", "pck_0.05", "pck_0.1")
+    sparse = ("matches", "precision_1", "precision_3", "precision_5", "labels_within_5")
+    means = (*sparse, "pck_5", "pck_10", "pck_0.05", "pck_0.1")
     return {key: _mean(scores, key) for key in means} | {"epipolar_error_median": _median(scores, "epipolar_error")}
 
 

@@ -90,7 +90,9 @@ def pairs_csv(results: Sequence[PairResult]) -> str:
     return _csv(["task", "dataset", "sample", "method", "status", "seconds", "first", "message", *keys], lines)
 
 
-def json_record(rows: Sequence[Row], results: Sequence[PairResult], arguments: Mapping[str, object]) -> dict[str, object]:
+def json_record(
+    rows: Sequence[Row], results: Sequence[PairResult], arguments: Mapping[str, object]
+) -> dict[str, object]:
     """Rows and pairs as one JSON document; null is an infinite (failed) or undefined value."""
     return {
         "kind": "bench",
@@ -131,7 +133,7 @@ def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
-def _csv(head: list[str], lines: list[list[object]]) -> str:
+def _csv(head: list[str], lines: Sequence[Sequence[object]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerows([head, *lines])
