@@ -123,7 +123,7 @@ def run(
 def _to_do(tasks: Iterable[Task], job: Job, ledger: Ledger, progress: Progress, overwrite: bool) -> Iterator[Task]:
     """The tasks without those that an earlier run finished, which go into the ledger."""
     for task in tasks:
-        status = None if overwrite else finished(task.directory / f"{job.verb}.json")
+        status = None if overwrite else finished(task.directory, job.verb)
         if status is None:
             yield task
         else:
@@ -163,13 +163,13 @@ def status_fault(status: Status) -> report.Fault | None:
     return report.Fault(str(status), f"no reliable geometry: {status.replace('_', ' ')}", EXIT_NO_GEOMETRY)
 
 
-def finished(file: Path) -> Status | None:
-    """The status that a whole result file states, None if there is none or it is damaged."""
-    from flowkit.io.results import is_complete
+def finished(directory: Path, verb: str) -> Status | None:
+    """The status of a pair whose JSON and files are all there, None if it must be computed (again)."""
+    from flowkit.io.results import is_complete, read_record
+    from flowkit.pipelines.outputs import FILES
 
-    if not is_complete(file):
-        return None
-    return Status(json.loads(file.read_text("utf-8")).get("status", "ok"))
+    file = directory / FILES[verb][-1]
+    return read_record(file).status if is_complete(file) else None
 
 
 def remember_options(job: Job, output: Path, overwrite: bool) -> None:

@@ -83,14 +83,22 @@ def flow(
 
 
 def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcome:
-    """One pair. A dense method answers for a blank image, too, but with nothing to go by: that is no flow (exit 5)."""
+    """One pair. Where an image is blank a dense method answers, too, but with nothing to go by: that is no flow (exit 5)."""
+    from dataclasses import replace
+
+    import numpy as np
+
     from flowkit.pipelines import flow, outputs
     from flowkit.pipelines.prepare import is_blank
     from flowkit.types import Status
 
-    result = flow.flow(inputs.image0, inputs.image1, **job.method)
-    blank = is_blank(inputs.image0) or is_blank(inputs.image1)
-    status = Status.TOO_FEW_MATCHES if blank else Status.OK
+    result, status = flow.flow(inputs.image0, inputs.image1, **job.method), Status.OK
+    if is_blank(inputs.image0) or is_blank(inputs.image1):
+        unknown = np.full_like(result.uv, np.nan)
+        result, status = (
+            replace(result, uv=unknown, confidence=None, occlusion=None, backward=None),
+            Status.TOO_FEW_MATCHES,
+        )
     return outputs.write_flow_results(
         directory, result, inputs.image0, inputs.image1, status=status, command=job.arguments, **job.writing
     )

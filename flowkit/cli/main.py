@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, Never
 
 import typer
 
 from flowkit._version import __version__
-from flowkit.cli import align, flow, homography, match, pose, report, show, warp, weights
-from flowkit.errors import EXIT_USAGE, FlowkitError, UsageError
+from flowkit.cli import align, bench, flow, homography, match, pose, report, show, warp, weights
+from flowkit.errors import EXIT_INTERRUPTED, EXIT_USAGE, FlowkitError, UsageError
 
 _EPILOG = (
     "Exit codes: 0 ok, 1 internal error, 2 usage, 3 unreadable or unusable input or output, 4 weights missing or corrupt, "
@@ -29,10 +28,7 @@ app = typer.Typer(
 for _verb in (flow.flow, match.match, homography.homography, pose.pose, align.align, warp.warp, show.show):
     app.command()(_verb)
 app.add_typer(weights.app, name="weights")
-with suppress(ImportError):
-    from flowkit.cli import bench
-
-    app.add_typer(bench.app, name="bench")
+app.add_typer(bench.app, name="bench")
 
 
 def _print_version(wanted: bool) -> None:
@@ -51,13 +47,15 @@ def _root(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code; never raises, except what the debugger or a test wants to see."""
+    """Run the command line and return its exit code; nothing is raised, everything is reported."""
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="flowkit", standalone_mode=False)
         sys.stdout.flush()
+        if code == EXIT_INTERRUPTED:  # typer has caught the KeyboardInterrupt
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else EXIT_USAGE
+    except SystemExit:  # the only one that typer leaves over is for a closed pipe
+        return report.EXIT_BROKEN_PIPE
     except typer.Abort:
         return report.fail(KeyboardInterrupt())
     except BaseException as error:

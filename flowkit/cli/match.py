@@ -35,7 +35,7 @@ def match(
     format: Annotated[
         Format,
         Option(
-            help="matches.npz; json: the points in matches.json itself; h5: hloc's features.h5 and matches.h5.",
+            help="npz: matches.npz; json: points.json; h5: hloc's features.h5 and matches.h5.",
             rich_help_panel=RESULTS,
         ),
     ] = Format.NPZ,

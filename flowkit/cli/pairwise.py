@@ -46,10 +46,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Inputs:
-    """A pair as loaded and turned upright, with the intrinsics that came with it."""
+    """A pair as loaded and turned upright, with the intrinsics that came with it (turned along)."""
 
     image0: Image
     image1: Image
+    rotation0: int = 0
+    rotation1: int = 0
     K0: np.ndarray | None = None
     K1: np.ndarray | None = None
 
@@ -178,7 +180,8 @@ def load(task: Task) -> Inputs:
         None if K is None else turn_intrinsics(K, image.size, turns)
         for K, image, turns in ((task.K0, image0, task.rotation0), (task.K1, image1, task.rotation1))
     )
-    return Inputs(turn_image(image0, task.rotation0), turn_image(image1, task.rotation1), K0, K1)
+    turned0, turned1 = turn_image(image0, task.rotation0), turn_image(image1, task.rotation1)
+    return Inputs(turned0, turned1, task.rotation0, task.rotation1, K0, K1)
 
 
 def turn_image(image: Image, turns: int) -> Image:

@@ -40,7 +40,7 @@ def pose(
         str | None, Option("--K1", metavar="fx,fy,cx,cy|FILE", help="Of B's alone.", rich_help_panel=_CAMERA)
     ] = None,
     fov: Annotated[
-        float | None, Option(help="Horizontal field of view of both, in degrees.", rich_help_panel=_CAMERA)
+        float | None, Option(help="Field of view of both across the longer side, in degrees.", rich_help_panel=_CAMERA)
     ] = None,
     features: options.Features = None,
     threshold: options.Threshold = None,
@@ -67,18 +67,22 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
 
     writing = dict(job.writing)
     texts, fov = (writing.pop("K0"), writing.pop("K1")), writing.pop("fov")
-    K0 = intrinsics(inputs.image0, texts[0], inputs.K0, fov)
-    K1 = intrinsics(inputs.image1, texts[1], inputs.K1, fov)
+    K0 = intrinsics(inputs.image0, texts[0], inputs.rotation0, inputs.K0, fov)
+    K1 = intrinsics(inputs.image1, texts[1], inputs.rotation1, inputs.K1, fov)
     result = pose.pose(inputs.image0, inputs.image1, K0, K1, **job.method)
     return outputs.write_pose_results(directory, result, inputs.image0, inputs.image1, command=job.arguments, **writing)
 
 
-def intrinsics(image: Image, text: str | None, listed: np.ndarray | None, fov: float | None) -> np.ndarray:
-    """K of one image, from the first source that has it; NoIntrinsics naming the ways to give it if none has."""
+def intrinsics(image: Image, text: str | None, turns: int, listed: np.ndarray | None, fov: float | None) -> np.ndarray:
+    """K of one image, turned as it is, from the first source that has it; NoIntrinsics naming the ways if none has.
+
+    What is given by hand is, like what a list gives, of the image as stored.
+    """
     from flowkit.io import cameras
 
     if text is not None:
-        return cameras.parse_intrinsics(text, image.size)
+        stored = image.size[::-1] if turns % 2 else image.size
+        return pairwise.turn_intrinsics(cameras.parse_intrinsics(text, stored), stored, turns)
     if listed is not None:
         return listed
     if fov is not None:

@@ -73,7 +73,7 @@ def warp(
     with outputs.result_folder(directory, "warp"):
         result = pipeline.warp(picture, flow=uv, homography=matrix, size=out_size, splat=splat, occlusion=occlusion)
         outcome = outputs.write_warp_results(
-            directory, result, picture, flow=flow, homography=homography, command=pairwise.command_line()
+            directory, result, picture, flow=flow, homography=homography, splat=splat, command=pairwise.command_line()
         )
     pairwise.finish(outcome, output)
 

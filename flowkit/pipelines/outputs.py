@@ -7,6 +7,7 @@ alignment that nobody found.
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ from flowkit.viz import matches as drawings
 
 FILES = {
     "flow": ("flow.flo", "flow.png", "backward.flo", "confidence.png", "occlusion.png", "flow.json"),
-    "match": ("matches.npz", "features.h5", "matches.h5", "matches.png", "matches.json"),
+    "match": ("matches.npz", "points.json", "features.h5", "matches.h5", "matches.png", "matches.json"),
     "homography": ("homography.png", "homography.json"),
     "pose": ("pose.png", "pose.json"),
     "align": ("aligned.png", "blend.png", "blink.gif", "flow.flo", "flow.png", "confidence.png", "align.json"),
@@ -121,7 +122,12 @@ class _Writer:
         if status is not Status.OK:
             summary = (f"{self.verb}: no reliable geometry: {_REASONS[status]}",)
         results.write_json(self.path(FILES[self.verb][-1]), record)
-        return Outcome(status, record.model_dump(mode="json"), summary, tuple(self.files))
+        return Outcome(status, json.loads(results.to_json(record)), summary, tuple(self.files))
+
+    @property
+    def names(self) -> list[str]:
+        """The files written so far that lie in the folder, for the JSON to list."""
+        return [file.name for file in self.files if file.parent == self.directory]
 
 
 _REASONS = {
@@ -157,7 +163,9 @@ def write_flow_results(
             write.picture("confidence.png", maps.confidence_picture(flow.confidence))
         if flow.occlusion is not None:
             write.picture("occlusion.png", maps.occlusion_picture(flow.occlusion))
-    record = results.flow_record(flow, image0, image1, status=status, command=command)
+    record = results.flow_record(flow, image0.name, image1.name, write.names, command).model_copy(
+        update={"status": status}
+    )
     return write.finish(status, record, f"flow {image0.name} -> {image1.name}: {flow_summary(flow)}")
 
 
@@ -172,23 +180,13 @@ def write_match_results(
     format: str = "npz",
     colmap: Path | None = None,
 ) -> Outcome:
-    """matches.npz (or hloc's features.h5 and matches.h5, or the points in the JSON), matches.png, matches.json."""
-    from flowkit.io.matches import write_hloc, write_matches
-
+    """matches.npz (or points.json, or hloc's features.h5 and matches.h5), matches.png, matches.json."""
     write = _Writer(directory, "match", pictures)
     status = Status.OK if len(matches) else Status.TOO_FEW_MATCHES
     if status is Status.OK:
-        if format == "npz":
-            write_matches(write.path("matches.npz"), matches)
-        elif format == "h5":
-            write_hloc(write.path("features.h5"), write.path("matches.h5"), matches, image0.name, image1.name)
-        if colmap is not None:
-            from flowkit.io.colmap import export_database
-
-            export_database(colmap, [image0, image1], [matches])
-            write.files.append(colmap)
+        _write_match_data(write, matches, _file_names(image0, image1), format, colmap)
         write.picture("matches.png", drawings.draw_matches(image0.rgb8, image1.rgb8, matches))
-    record = results.matches_record(matches, image0, image1, status=status, command=command, points=format == "json")
+    record = results.matches_record(matches, image0.name, image1.name, write.names, command)
     method = f" by {matches.run.method}" if matches.run else ""
     return write.finish(status, record, f"match {image0.name} - {image1.name}: {len(matches)} matches{method}")
 
@@ -206,7 +204,7 @@ def write_homography_results(
     write = _Writer(directory, "homography", pictures)
     if homography.matrix is not None:
         write.picture("homography.png", drawings.draw_homography(image0.rgb8, image1.rgb8, homography))
-    record = results.homography_record(homography, image0, image1, command=command)
+    record = results.homography_record(homography, image0.name, image1.name, write.names, command)
     summary = f"homography {image0.name} -> {image1.name}: {_inliers(homography.matches)}"
     return write.finish(homography.status, record, summary, *_matrix_lines(homography.matrix))
 
@@ -229,7 +227,7 @@ def write_pose_results(
         summary.append(f"  rotation {angle:.2f} degrees, translation direction {np.array2string(pose.t, precision=3)}")
         if pose.epipolar_error is not None:
             summary.append(f"  median epipolar error {pose.epipolar_error:.2f} px, degeneracy {pose.degeneracy}")
-    record = results.pose_record(pose, image0, image1, command=command)
+    record = results.pose_record(pose, image0.name, image1.name, write.names, command)
     return write.finish(pose.status, record, *summary)
 
 
@@ -260,7 +258,7 @@ def write_align_results(
             write.picture("flow.png", flow_picture(alignment.flow.uv, max_flow, legend))
             if alignment.flow.confidence is not None:
                 write.picture("confidence.png", maps.confidence_picture(alignment.flow.confidence))
-    record = results.alignment_record(alignment, source, target, command=command)
+    record = results.align_record(alignment, source.name, target.name, write.names, command)
     count = len(alignment.homographies)
     summary = (
         f"align {source.name} onto {target.name}: {count} homograph{'y' if count == 1 else 'ies'}, "
@@ -276,15 +274,48 @@ def write_warp_results(
     *,
     flow: Path | None = None,
     homography: Path | None = None,
+    splat: bool = False,
     command: Sequence[str] = (),
 ) -> Outcome:
     """warped.png, occlusion.png (white where nothing is known), warp.json."""
     write = _Writer(directory, "warp", True)
     write_pixels(write.path("warped.png"), warped.pixels)
     write.picture("occlusion.png", maps.occlusion_picture(~warped.valid))
-    record = results.warp_record(warped, image, flow=flow, homography=homography, command=command)
+    record = results.warp_record(
+        warped,
+        image.name,
+        image.size,
+        write.names,
+        command,
+        flow=None if flow is None else str(flow),
+        homography=None if homography is None else str(homography),
+        splat=splat,
+    )
     height, width = warped.valid.shape
     return write.finish(Status.OK, record, f"warp {image.name}: {width}x{height}, {warped.valid.mean():.1%} filled")
+
+
+def _write_match_data(
+    write: _Writer, matches: Matches, names: tuple[str, str], format: str, colmap: Path | None
+) -> None:
+    from flowkit.io.colmap import export_database
+    from flowkit.io.hloc import write_hloc
+    from flowkit.io.matches import write_matches
+
+    if format == "h5":
+        write_hloc(write.path("features.h5"), write.path("matches.h5"), *names, matches)
+    else:
+        write_matches(write.path("points.json" if format == "json" else "matches.npz"), matches)
+    if colmap is not None:
+        images = {names[0]: (matches.size0, None), names[1]: (matches.size1, None)}
+        export_database(colmap, images, [(*names, matches)])
+        write.files.append(colmap)
+
+
+def _file_names(image0: Image, image1: Image) -> tuple[str, str]:
+    """How other programs will know the images: by file name; by path when both have the same."""
+    names = Path(image0.name).name, Path(image1.name).name
+    return names if names[0] != names[1] else (image0.name, image1.name)
 
 
 # --- pieces ----------------------------------------------------------------------------------------------------------

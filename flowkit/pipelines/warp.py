@@ -9,7 +9,7 @@ import numpy as np
 
 from flowkit.errors import InputError, UsageError
 from flowkit.io.images import as_image
-from flowkit.types import Image, Run, Size, Warped
+from flowkit.types import Flow, Homography, Image, Run, Size, Warped
 
 _STRIP = 1 << 20
 """Pixels worked on at once."""
@@ -23,8 +23,8 @@ Places = Callable[[slice], tuple[np.ndarray, np.ndarray]]
 def warp(
     image: object,
     *,
-    flow: np.ndarray | None = None,
-    homography: np.ndarray | None = None,
+    flow: np.ndarray | Flow | None = None,
+    homography: np.ndarray | Homography | None = None,
     size: Size | None = None,
     splat: bool = False,
     occlusion: np.ndarray | None = None,
@@ -41,6 +41,8 @@ def warp(
     known.
     """
     image = as_image(image)
+    flow = flow.uv if isinstance(flow, Flow) else flow
+    homography = homography.matrix if isinstance(homography, Homography) else homography
     if (flow is None) == (homography is None):
         raise UsageError("warp needs either a flow or a homography")
     if splat and flow is None:
