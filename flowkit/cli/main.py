@@ -54,8 +54,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if code == EXIT_INTERRUPTED:  # typer has caught the KeyboardInterrupt
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except SystemExit:  # the only one that typer leaves over is for a closed pipe
-        return report.EXIT_BROKEN_PIPE
+    except SystemExit as leaving:  # typer leaves with 0 after shell completion, and with 1 when the pipe is closed
+        return report.EXIT_BROKEN_PIPE if leaving.code else 0
     except typer.Abort:
         return report.fail(KeyboardInterrupt())
     except BaseException as error:
