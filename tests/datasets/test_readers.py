@@ -190,7 +190,9 @@ def test_tum_rotation(tmp_path):
     text(tmp_path / "groundtruth.txt", [("#", "header"), (1.01, 0, 0, 0, 0, 0, 0, 1), (2.0, 0, 0, 0, 0, 0, s, c)])
     (sample,) = read_dataset("tum", tmp_path)  # the third frame has no pose within 20 ms
     assert sample.rotation_only
-    np.testing.assert_allclose(sample.T_0to1[:3, :3], turn(30).T, atol=1e-12)  # camera -> world turned into camera -> camera
+    np.testing.assert_allclose(
+        sample.T_0to1[:3, :3], turn(30).T, atol=1e-12
+    )  # camera -> world turned into camera -> camera
 
 
 @pytest.mark.parametrize("numbered", [True, False])

@@ -30,20 +30,21 @@ def test_flow_brings_image1_onto_image0(samples):
         image0, image1 = read_image(sample.image0), read_image(sample.image1)
         flow = sample.flow()
         right = similarity(image0, image1, flow)
-        assert right > 0.8, (sample.name, right)
+        assert right > 0.9, (sample.name, right)
         assert right > similarity(image0, image1, -flow) + 0.02, sample.name
+        assert right > similarity(image0, image1, np.zeros_like(flow) * flow) + 0.01, sample.name
         assert right > similarity(image0, image1, flow[::-1]) + 0.02, sample.name
 
 
 def test_homographies_bring_image1_onto_image0(samples):
-    worst = {"fox": 0.4, "index": 0.3, "city": 0.7}  # extreme viewpoints, another day
+    worst = {"fox": 0.35, "BruggeSquare": 0.5}  # extreme viewpoint and scale
     for sample in samples["homography"]:
         assert isinstance(sample, HomographySample)
         adapted = TASKS["flow"].adapt[HomographySample](sample)
         assert isinstance(adapted, FlowSample)
         image0, image1 = read_image(sample.image0), read_image(sample.image1)
         right = similarity(image0, image1, adapted.flow())
-        assert right > worst.get(sample.name, 0.6), (sample.name, right)
+        assert right > worst.get(sample.name, 0.7), (sample.name, right)
         if sample.points0 is not None:
             assert metrics.transfer_errors(sample.H, sample.points0, sample.points1).mean() < 3, sample.name
 
