@@ -137,7 +137,7 @@ def rotation_error(R: np.ndarray | None, R_true: np.ndarray) -> float:
         return float("inf")
     # Through the chord, |R - R_true| = sqrt(8) sin(angle / 2): arccos of the trace has no digits left near 0.
     chord = np.linalg.norm(np.asarray(R, np.float64) - R_true) / np.sqrt(8)
-    return _failure_if_unknown(np.degrees(2 * np.arcsin(np.clip(chord, 0, 1))))
+    return _failure_if_unknown(float(np.degrees(2 * np.arcsin(np.clip(chord, 0, 1)))))
 
 
 def translation_error(t: np.ndarray | None, t_true: np.ndarray, sign_fold: bool = True) -> float:
@@ -148,7 +148,7 @@ def translation_error(t: np.ndarray | None, t_true: np.ndarray, sign_fold: bool 
     if t is None:
         return float("inf")
     a, b = np.ravel(t).astype(np.float64), np.ravel(t_true).astype(np.float64)
-    error = np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b))
+    error = float(np.degrees(np.arctan2(np.linalg.norm(np.cross(a, b)), a @ b)))
     return _failure_if_unknown(min(error, 180 - error) if sign_fold else error)
 
 
@@ -204,5 +204,5 @@ def pooled(scores: Sequence[Mapping[str, float]], key: str, weight: Sequence[flo
     return sum(value * w for value, w in parts) / total if total else float("nan")
 
 
-def _failure_if_unknown(error: float | np.floating) -> float:
+def _failure_if_unknown(error: float) -> float:
     return float(error) if np.isfinite(error) else float("inf")

@@ -154,7 +154,9 @@ def test_matching_by_labels(images):
     assert result.scores["precision_1"] == 0.25 and result.scores["precision_3"] == 0.5
     assert result.scores["precision_5"] == 0.75 and result.scores["labels_within_5"] == 1
     assert result.scores["epipolar_error"] == pytest.approx(0, abs=1e-9)
-    deformed = MatchSample("tiny", "b", images[0], images[1], points0, points0 + np.array([1, 6]), rigid=False, extent=70.0)
+    deformed = MatchSample(
+        "tiny", "b", images[0], images[1], points0, points0 + np.array([1, 6]), rigid=False, extent=70.0
+    )
     (result,) = run("matching", [deformed], [method(predict_flow)], cache=Cache(None))
     assert result.scores == {"pck_5": 0, "pck_10": 1, "pck_0.05": 0, "pck_0.1": 1}
     (result,) = run("matching", [deformed], [method(crash, dense=True)], cache=Cache(None))
