@@ -106,18 +106,15 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
 
 def _run_sequence(job: pairwise.Job, path: Path, output: options.Output) -> None:
     """Consecutive frames as a batch of one worker: two frames are held at a time."""
-    from dataclasses import replace
-
     from flowkit.cli import batch
     from flowkit.io.sequences import open_sequence
 
     frames = open_sequence(path)
-    if output.output is None:
-        output = replace(output, output=Path(f"{path.resolve().stem}_flow"))
+    directory = output.output or Path(f"{path.resolve().stem}_flow")
     ledger = batch.Ledger("flow", total=None if frames.length is None else frames.length - 1)
-    tasks = _tasks(frames, output.output)
-    batch.run(job, tasks, ledger, output.output, overwrite=output.overwrite, quiet=output.quiet)
-    pairwise.finish_batch(ledger, output)
+    tasks = _tasks(frames, directory)
+    batch.run(job, tasks, ledger, directory, overwrite=output.overwrite, quiet=output.quiet)
+    pairwise.finish_batch(ledger, directory, output)
 
 
 def _tasks(frames: Sequence, output: Path) -> Iterator[pairwise.Task]:

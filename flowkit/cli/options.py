@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 from typer import Argument, Option
 
@@ -196,7 +196,8 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
         arguments = {}
         for name, kind in hints.items():
             if is_dataclass(kind):
-                arguments[name] = kind(**{field.name: values[field.name] for field in fields(kind)})
+                group = cast(type, kind)
+                arguments[name] = group(**{field.name: values[field.name] for field in fields(kind)})
             else:
                 arguments[name] = values[name]
         command(**arguments)

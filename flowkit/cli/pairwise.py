@@ -19,6 +19,7 @@ from flowkit.errors import EXIT_NO_GEOMETRY, EXIT_OK, UsageError
 if TYPE_CHECKING:
     import numpy as np
 
+    from flowkit.cli.batch import Ledger
     from flowkit.pipelines.outputs import Outcome
     from flowkit.types import Image
 
@@ -106,7 +107,7 @@ def run(job: Job, image0: Path | None, image1: Path | None, output: Output, batc
     if batch.pairs is not None:
         if image0 is not None:
             raise UsageError("give two images or --pairs FILE, not both")
-        run_list(job, output, batch)
+        run_list(job, batch.pairs, output, batch)
     batch.refuse_alone()
     if image0 is None or image1 is None:
         raise UsageError(f"two images are needed (or --pairs FILE); see `flowkit {job.verb} --help`")
@@ -131,7 +132,7 @@ def finish(outcome: Outcome, output: Output) -> None:
     raise typer.Exit(EXIT_OK if outcome.status is Status.OK else EXIT_NO_GEOMETRY)
 
 
-def run_list(job: Job, output: Output, batch: Batch) -> None:
+def run_list(job: Job, pairs: Path, output: Output, batch: Batch) -> None:
     """The pairs of a list, this shard's part of them."""
     if output.output is None:
         raise UsageError("--pairs needs --output DIR, the folder for one folder per pair")
@@ -140,8 +141,8 @@ def run_list(job: Job, output: Output, batch: Batch) -> None:
     from flowkit.cli import batch as batches
     from flowkit.io.pairs import read_pairs
 
-    root = batch.image_root or batch.pairs.parent
-    tasks = batches.tasks_of(read_pairs(batch.pairs), root, output.output)[part - 1 :: parts]
+    root = batch.image_root or pairs.parent
+    tasks = batches.tasks_of(read_pairs(pairs), root, output.output)[part - 1 :: parts]
     ledger = batches.Ledger(job.verb, (part, parts), len(tasks))
     batches.run(
         job,
@@ -152,10 +153,10 @@ def run_list(job: Job, output: Output, batch: Batch) -> None:
         jobs=min(batch.jobs, len(tasks) or 1),
         quiet=output.quiet,
     )
-    finish_batch(ledger, output)
+    finish_batch(ledger, output.output, output)
 
 
-def finish_batch(ledger: Any, output: Output) -> None:
+def finish_batch(ledger: Ledger, directory: Path, output: Output) -> None:
     """Say what became of a batch, and leave with 0 or 6."""
     if output.json:
         report.print_json(ledger.record)
@@ -164,7 +165,7 @@ def finish_batch(ledger: Any, output: Output) -> None:
         print(
             f"{ledger.verb}: {record['computed']} computed, {record['skipped']} already there, {record['failed']} failed"
         )
-        print(f"  {output.output / ledger.path}")
+        print(f"  {directory / ledger.path}")
     raise typer.Exit(ledger.exit_code)
 
 

@@ -7,6 +7,9 @@ import time
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
     from flowkit.cli.batch import Ledger
 
 _LINE_EVERY = 10.0
@@ -20,7 +23,8 @@ class Progress:
         """Show nothing yet."""
         self._ledger, self._quiet = ledger, quiet
         self._started = self._last_line = time.monotonic()
-        self._bar = None
+        self._bar: Bars | None = None
+        self._task: TaskID
 
     def __enter__(self) -> Self:
         """Show the bar where there is a terminal."""

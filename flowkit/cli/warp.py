@@ -49,13 +49,13 @@ def warp(
     IMAGE to the result: x_result ~ H x_IMAGE. Writes warped.png, occlusion.png (white: nothing known there) and warp.json.
     """
     report.start(output.verbose, output.quiet)
-    if (flow is None) == (homography is None):
+    by = flow or homography
+    if by is None or (flow and homography):
         raise UsageError("give either --flow or --homography")
     if homography is not None and (splat or backward_flow is not None):
         raise UsageError("--splat and --backward-flow: only together with --flow")
     if backward_flow is not None and splat:
         raise UsageError("--backward-flow: not together with --splat")
-    by = flow or homography
     directory = output.output or Path(f"{image.stem}_by_{by.stem}")
 
     from flowkit.io.flow_files import read_flow
@@ -68,7 +68,7 @@ def warp(
     picture = read_image(image)
     uv = None if flow is None else read_flow(flow)
     matrix = None if homography is None else read_homography(homography)
-    occlusion = None if backward_flow is None else _hidden(uv, read_flow(backward_flow), picture.size)
+    occlusion = None if uv is None or backward_flow is None else _hidden(uv, read_flow(backward_flow), picture.size)
     out_size = parse_size(size)
     with outputs.result_folder(directory, "warp"):
         result = pipeline.warp(picture, flow=uv, homography=matrix, size=out_size, splat=splat, occlusion=occlusion)

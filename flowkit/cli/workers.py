@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 Item = TypeVar("Item")
 
@@ -59,7 +59,7 @@ def run_in_workers(
         for item in islice(queue, jobs):
             hire(item)
         while busy:
-            for connection in wait(list(busy)):
+            for connection in cast(list[Connection], wait(list(busy))):
                 item, process = busy.pop(connection)
                 try:
                     result = connection.recv()

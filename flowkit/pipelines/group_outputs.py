@@ -37,7 +37,7 @@ def write_group_results(
     files: list[Path] = []
     used: Counter[str] = Counter()
     for image, alignment, warped in aligned:
-        entry = {
+        entry: dict[str, Any] = {
             "path": image.name,
             "status": str(alignment.status),
             "file": None,

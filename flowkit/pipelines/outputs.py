@@ -83,6 +83,8 @@ def result_folder(directory: Path, verb: str, overwrite: bool = True) -> Iterato
     try:
         yield
     except BaseException:
+        if not any((directory / FILES[each][-1]).exists() for each in (verb, *_rivals(verb))):
+            _remove(directory, FILES[verb])  # some were written before, say, the disk was full
         if not existed:
             with suppress(OSError):
                 directory.rmdir()
@@ -96,9 +98,14 @@ def _rivals(verb: str) -> list[str]:
 
 def _clear(directory: Path, verb: str) -> None:
     """Remove what an earlier run left, the JSON first: whoever looks meanwhile finds an unfinished folder."""
-    stale = [FILES[other][-1] for other in (verb, *_rivals(verb))] + list(FILES[verb])
-    for name in stale:
-        (directory / name).unlink(missing_ok=True)
+    _remove(directory, [FILES[other][-1] for other in (verb, *_rivals(verb))])
+    _remove(directory, FILES[verb])
+
+
+def _remove(directory: Path, names: Sequence[str]) -> None:
+    for name in names:
+        with suppress(IsADirectoryError, PermissionError):  # the writer will say what is wrong
+            (directory / name).unlink(missing_ok=True)
 
 
 class _Writer:
@@ -221,7 +228,7 @@ def write_pose_results(
     """pose.png, pose.json."""
     write = _Writer(directory, "pose", pictures)
     summary = [f"pose {image0.name} -> {image1.name}: {_inliers(pose.matches)}"]
-    if pose.status is Status.OK:
+    if pose.R is not None and pose.t is not None and pose.status is Status.OK:
         write.picture("pose.png", drawings.draw_epipolar(image0.rgb8, image1.rgb8, pose))
         angle = np.degrees(np.arccos(np.clip((np.trace(pose.R) - 1) / 2, -1, 1)))
         summary.append(f"  rotation {angle:.2f} degrees, translation direction {np.array2string(pose.t, precision=3)}")

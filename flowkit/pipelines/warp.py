@@ -48,16 +48,15 @@ def warp(
     if splat and flow is None:
         raise UsageError("splat needs a flow; a homography is always sampled backwards")
     started = perf_counter()
-    if splat:
-        pixels, valid = _splat(image, _checked_flow(flow, image.size, image.name), size or image.size)
-    else:
-        if flow is not None:
-            flow = _checked_flow(flow, size, None)
-            out, places = (flow.shape[1], flow.shape[2]), _places_by_flow(flow)
-        else:
-            out = size or image.size
-            places = _places_by_homography(_checked_homography(homography), image.size, out[1])
+    out = size or image.size
+    if homography is not None:
+        places = _places_by_homography(_checked_homography(homography), image.size, out[1])
         pixels, valid = _remap(image, out, places)
+    elif flow is not None and splat:
+        pixels, valid = _splat(image, _checked_flow(flow, image.size, image.name), out)
+    elif flow is not None:
+        flow = _checked_flow(flow, size, None)
+        pixels, valid = _remap(image, (flow.shape[1], flow.shape[2]), _places_by_flow(flow))
     if occlusion is not None:
         if occlusion.shape != valid.shape:
             raise InputError(f"the occlusion mask is {_text(occlusion.shape)}, the warped picture {_text(valid.shape)}")

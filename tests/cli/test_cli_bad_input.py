@@ -181,17 +181,22 @@ def test_overwriting_with_a_failure_leaves_no_old_pictures(images, tmp_path, cap
     assert [file.name for file in (tmp_path / "o").iterdir()] == ["flow.json"]
 
 
-def full_disk():
-    """Make every write beyond 10 kB fail as on a full disk would."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+@pytest.mark.parametrize("limit", [10_000, 160_000])
+def test_a_full_disk_exits_3_and_leaves_no_half_file(limit, images, tmp_path):
+    """The first limit stops the flow (153612 bytes), the second the backward flow after it."""
 
+    def full_disk():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-def test_a_full_disk_exits_3_and_leaves_no_half_file(images, tmp_path):
-    command = [sys.executable, "-B", "-m", "flowkit", "flow", *images, "--preset", "fast", "--output", tmp_path / "o"]
+    small, large = images[0], write(tmp_path / "large.png", cv2.resize(texture(), (400, 300)))
+    pictures = [small, large] if limit > 153_612 else images  # then backward.flo is the one that does not fit
+    arguments = [*pictures, "--preset", "fast", "--bidirectional", "--output", tmp_path / "o"]
+    command = [sys.executable, "-B", "-m", "flowkit", "flow", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=full_disk, check=False)
     assert done.returncode == 3, done.stderr
     assert done.stderr.startswith("flowkit: error: cannot write") and done.stderr.count("\n") == 1
+    assert ("backward.flo" in done.stderr) == (limit > 153_612)
     assert not (tmp_path / "o").exists()
 
 
