@@ -20,7 +20,7 @@ FIRST_BOUND, LAST_BOUND = 8.0, 4.0
 TEXTURE = 2.0
 """Mean absolute Laplacian (grey levels) below which flow is only a guess."""
 MIN_PIXELS = 200
-MAX_SAMPLES = 20_000
+MAX_SAMPLES = 5_000
 
 
 def refine_homography(rgb0: np.ndarray, rgb1: np.ndarray, matrix: np.ndarray, rounds: int = 4) -> np.ndarray | None:
@@ -80,7 +80,7 @@ def warp_onto(picture: np.ndarray, matrix: np.ndarray, size: Size) -> tuple[np.n
 
 
 def fit_tukey(
-    points0: np.ndarray, points1: np.ndarray, start: np.ndarray, bound: float, rounds: int = 15
+    points0: np.ndarray, points1: np.ndarray, start: np.ndarray, bound: float, rounds: int = 6
 ) -> np.ndarray | None:
     """Homography by iteratively reweighted DLT from `start`; matches further than `bound` px off have no say."""
     import torch
