@@ -38,12 +38,12 @@ def write_group_results(
     used: Counter[str] = Counter()
     for image, alignment, warped in aligned:
         entry: dict[str, Any] = {
-            "path": image.name,
+            "name": image.name,
             "status": str(alignment.status),
             "file": None,
             "inliers": int(sum(alignment.inliers)),
+            "homographies": [matrix.tolist() for matrix in alignment.homographies],
         }
-        entry["homographies"] = [H.tolist() for H in alignment.homographies]
         images.append(entry)
         if warped is None:
             continue

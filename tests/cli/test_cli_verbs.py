@@ -166,10 +166,14 @@ def test_align_a_group(tmp_path, monkeypatch, call, capsys):
     assert np.abs(after - reference).mean() < 0.5 * np.abs(before - reference).mean()
 
     Path("set/broken.png").write_text("no picture")
-    arguments = ["align", "--group", "set", "--to", "set/0.png", "--features", "sift", "--output", "o", "-q"]
+    write(Path("set/unrelated.png"), texture(9))
+    arguments = ["align", "--group", "set", "--to", "set/0.png", "--features", "sift", "--output", "o"]
     assert run(arguments) == 6
+    assert "broken.png: unreadable" in capsys.readouterr().out
     record = json.loads(Path("o/group.json").read_text())
-    assert [image["status"] for image in record["images"]] == ["ok", "ok", "unreadable"]
+    statuses = {Path(image["name"]).stem: image["status"] for image in record["images"]}
+    assert statuses.pop("unrelated") in ("no_overlap", "too_few_matches")
+    assert statuses == {"1": "ok", "2": "ok", "broken": "unreadable"}
     assert run(arguments) == 2
 
 
