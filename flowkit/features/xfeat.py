@@ -22,7 +22,7 @@ SCALES = ((0.6, 0.2), (1.3, 0.8))
 """XFeat*'s two image scales, each with its share of the keypoints."""
 CELL_CENTRE = 3.0
 """Where in its 8 x 8 pixels a cell of image1 is matched, and the fine matcher's index of no move in image0: measured on
-photos scaled by known factors (regression gives 3.07 and 3.05); the reference's own 0 and 4 are a pixel apart."""
+photos scaled by known factors (regression gives 3.07 and 3.04); the reference's own 0 and 4 are a pixel apart."""
 FINE_SHARPNESS, FINE_CONFIDENCE = 3.0, 0.25
 """XFeat*'s softmax temperature and the least confidence of a refined match."""
 
