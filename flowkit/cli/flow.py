@@ -106,9 +106,12 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
 
 def _run_sequence(job: pairwise.Job, path: Path, output: options.Output) -> None:
     """Consecutive frames as a batch of one worker: two frames are held at a time."""
+    from dataclasses import replace
+
     from flowkit.cli import batch
     from flowkit.io.sequences import open_sequence
 
+    job = replace(job, plain={**job.plain, "sequence": path.name})  # its folders have only numbers to tell them by
     frames = open_sequence(path)
     directory = output.output or Path(f"{path.resolve().stem}_flow")
     ledger = batch.Ledger("flow", total=None if frames.length is None else frames.length - 1)

@@ -218,3 +218,6 @@ def test_a_sequence_is_resumed_too(tmp_path, capsys):
     assert np.median(read_flow(tmp_path / "out/000001/flow.flo")[0]) == pytest.approx(-2, abs=0.1)
     assert run(arguments) == 0 and done(tmp_path) == before
     assert run([*arguments[:-1], "--jobs", "2"]) == 2
+    (tmp_path / "frames").rename(tmp_path / "other")
+    assert run([*arguments[:2], str(tmp_path / "other"), *arguments[3:]]) == 2
+    assert "sequence: frames, now other" in capsys.readouterr().err
