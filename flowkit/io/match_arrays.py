@@ -38,6 +38,8 @@ def checked_matches(matches: Matches, path: str | os.PathLike[str]) -> Matches:
             raise InputError(
                 f"{path}: {name} is {keypoints.dtype} {keypoints.shape}, not real numbers (N, 2); it is damaged"
             )
+    if matches.pairs.shape != (count, 2):
+        raise InputError(f"{path}: pairs has shape {matches.pairs.shape}, not (M, 2); the file is damaged")
     limits = len(matches.keypoints0), len(matches.keypoints1)
     if count and not ((matches.pairs >= 0).all() and (matches.pairs < limits).all()):
         raise InputError(f"{path}: a match names a keypoint that is not there; the file is damaged, write it again")

@@ -49,8 +49,9 @@ def write_matches(path: str | os.PathLike[str], matches: Matches) -> None:
     """Write `matches` to a .npz or .json file; `read_matches` gives back every array exactly (in .json NaN is null)."""
     suffix = Path(path).suffix.lower()
     if suffix == ".npz":
+        arrays: dict[str, Any] = _arrays(matches)
         with atomic_path(path) as temporary:
-            np.savez_compressed(temporary, **_arrays(matches))
+            np.savez_compressed(temporary, **arrays)
     elif suffix == ".json":
         data = {name: _listed(array) for name, array in _arrays(matches).items()}
         lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in data.items()]
@@ -101,9 +102,9 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Matches:
         pairs, scores = pairs_of(arrays["matches"], arrays.get("match_confidence"))
     origin, inliers = arrays.get("origin"), arrays.get("inliers")
     return Matches(
-        keypoints0=arrays["keypoints0"].reshape(-1, 2),
-        keypoints1=arrays["keypoints1"].reshape(-1, 2),
-        pairs=pairs.astype(np.int64, casting="same_kind").reshape(-1, 2),
+        keypoints0=_two_columns(arrays["keypoints0"]),
+        keypoints1=_two_columns(arrays["keypoints1"]),
+        pairs=_two_columns(pairs.astype(np.int64, casting="same_kind")),
         scores=scores.astype(np.float32),
         size0=_size(arrays, "size0"),
         size1=_size(arrays, "size1"),
@@ -111,6 +112,10 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Matches:
         origin=None if origin is None else origin.astype(np.int64, casting="same_kind"),
         inliers=None if inliers is None else inliers.astype(bool),
     )
+
+
+def _two_columns(array: np.ndarray) -> np.ndarray:
+    return array if array.size else array.reshape(0, 2)  # an empty list of JSON does not say of what
 
 
 def _size(arrays: Mapping[str, np.ndarray], key: str) -> Size:
@@ -144,7 +149,9 @@ def _read_json(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 def _listed(array: np.ndarray) -> Any:
     if array.dtype.kind != "f":
         return array.tolist()
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    values = array.astype(object)
+    values[~np.isfinite(array)] = None
+    return values.tolist()
 
 
 def _array(key: str, value: Any) -> np.ndarray:

@@ -5,18 +5,18 @@ Unknown is null; no number is NaN or infinite. A document of another version tha
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from flowkit.types import Status
 
-SCHEMA_VERSION = "1.0"
-PIXEL_ORIGIN = "center of the top-left pixel is (0, 0)"
-FLOW_CONVENTION = "p + flow(p) is in points_into, for p on the grid; (x, y) in pixels"
-HOMOGRAPHY_CONVENTION = "x1 ~ matrix x0; row-major, matrix[2][2] = 1"
-POSE_CONVENTION = "X1 = R X0 + t, |t| = 1 (scale unknown), E = [t]x R; x right, y down, z forward"
-ALIGN_CONVENTION = "x_source ~ matrix x_target; row-major, matrix[2][2] = 1"
+SCHEMA_VERSION: Final = "1.0"
+PIXEL_ORIGIN: Final = "center of the top-left pixel is (0, 0)"
+FLOW_CONVENTION: Final = "p + flow(p) is in points_into, for p on the grid; (x, y) in pixels"
+HOMOGRAPHY_CONVENTION: Final = "x1 ~ matrix x0; row-major, matrix[2][2] = 1"
+POSE_CONVENTION: Final = "X1 = R X0 + t, |t| = 1 (scale unknown), E = [t]x R; x right, y down, z forward"
+ALIGN_CONVENTION: Final = "x_source ~ matrix x_target; row-major, matrix[2][2] = 1"
 
 
 def _encodable(text: object) -> object:
@@ -71,7 +71,7 @@ class Provenance(Model):
 class Record(Model):
     """What all documents begin with."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
     kind: str
     status: Status = Field(description="Only with ok may the result be used")
     pixel_origin: Literal["center of the top-left pixel is (0, 0)"] = PIXEL_ORIGIN
