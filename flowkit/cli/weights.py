@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ def list_weights(as_json: AsJson = False) -> None:
     """Show every weights file: size, licence and where it was found."""
     from flowkit.io.weights import cards, locate
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for card in cards().values():
         place, path = locate(card) or (None, None)
         rows.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,6 +52,6 @@ def load_network(device: str) -> ALIKED:
     from kornia.feature import ALIKED
 
     network = ALIKED("aliked-n16", max_num_keypoints=2048, detection_threshold=0.0)
-    derived = {"dkd.hw_grid": network.dkd.hw_grid}  # a constant that the published file leaves out
+    derived: dict[str, Any] = {"dkd.hw_grid": network.dkd.hw_grid}  # a constant that the published file leaves out
     load_strictly(network, {**derived, **load_checkpoint("aliked")}, "aliked")
     return network.eval().to(device)

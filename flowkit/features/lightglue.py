@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class LightGlueMatcher:
         self.extractor, self.name, self.device = extractor, extractor.name, device
         weights = f"{extractor.name}-lightglue"
         self.network = load_network(weights, device)
-        self.weights = {**extractor.weights, weights: card(weights).sha256}
+        self.weights: Mapping[str, str] = {**extractor.weights, weights: card(weights).sha256}
 
     def match(self, image0: Image, image1: Image) -> Matches:
         """Matches in the original pixels of both images; the score is LightGlue's own."""
@@ -64,12 +65,14 @@ def load_network(weights: str, device: str) -> Network:
     """The network with its published weights, ready to run; both layouts that were published are read."""
     from kornia.feature import LightGlue as Network
 
-    network = Network(features=None, input_dim=128, flash=False)
+    network = Network(features=None, input_dim=128, flash=False)  # type: ignore[arg-type]  # None is documented
     state = {
         re.sub(r"^(self_attn|cross_attn)\.(\d+)\.", r"transformers.\2.\1.", key): value
         for key, value in load_checkpoint(weights).items()
         if not UNUSED.match(key)
     }
-    derived = {"confidence_thresholds": network.confidence_thresholds}  # a buffer made from the options, not learned
+    derived: dict[str, Any] = {
+        "confidence_thresholds": network.confidence_thresholds
+    }  # a buffer made from the options, not learned
     load_strictly(network, {**derived, **state}, weights)
     return network.eval().to(device)

@@ -75,7 +75,7 @@ class XFeatStar:
             chance = (FINE_SHARPNESS * logits).softmax(dim=1).reshape(-1, 8, 8).cpu().numpy()
         steps = np.arange(8) - CELL_CENTRE
         moves = np.stack([chance.sum(axis=1) @ steps, chance.sum(axis=2) @ steps], axis=1)
-        points0 = cells0.keypoints[index0] + moves * cells0.scales[index0, None]
+        points0 = cells0.keypoints[index0] + moves * _scales(cells0)[index0, None]
         scores = chance.max(axis=(1, 2))
         height, width = image0.size
         keep = (scores > FINE_CONFIDENCE) & (points0 > -0.5).all(axis=1)
@@ -99,7 +99,7 @@ class XFeatStar:
             scores=np.concatenate([p.scores for p in parts]),
             size=image.size,
             name=self.name,
-            scales=np.concatenate([p.scales for p in parts]),
+            scales=np.concatenate([_scales(p) for p in parts]),
         )
 
     def _cells(self, image: Image, scale: float, share: float) -> Features:
@@ -114,6 +114,11 @@ class XFeatStar:
         rank = -np.arange(len(corners), dtype=np.float32)  # they come ordered by reliability
         ones = np.ones(len(corners), np.float32)
         return assemble(work, self.name, corners + CELL_CENTRE, descriptors, rank, scales=ones)
+
+
+def _scales(cells: Features) -> np.ndarray:
+    """(N,) original pixels per working pixel of each cell."""
+    return np.ones(len(cells.keypoints), np.float32) if cells.scales is None else cells.scales
 
 
 def _normalised(features: Features) -> Features:
