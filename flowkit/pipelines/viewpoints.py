@@ -51,20 +51,24 @@ def thorough_homography(
 ) -> Homography:
     """H with x1 ~ H x0 by every means; `matches` are all that were found on the way, `inliers` those that agree with H.
 
-    Simulated viewpoints join in where `features` is left open and the plain matches are few. Unrelated images come back
+    Simulated viewpoints join in where `features` is left open and plain matches lead nowhere. Unrelated images come back
     without a matrix.
     """
     device = resolve_device(device)
     found = match(image0, image1, features=features, device=device, seed=seed)
     run, pool = found.run, [found]
-    sources = _by_origin(found)
     plain = from_matches(found, threshold, seed)
-    if features is None and _inliers(plain) < WEAK_SUPPORT:
-        simulated = _simulated_viewpoints(image0, image1)
-        sources += simulated
-        pool.append(simulated[0])
+
+    def candidates() -> Iterator[np.ndarray]:
+        # Simulated viewpoints are dear: only when no plain candidate would do.
+        yield from _candidates([found, *_by_origin(found)], threshold, seed)
+        if features is None:
+            simulated = _simulated_viewpoints(image0, image1)
+            pool.append(simulated[0])
+            yield from _candidates(simulated, threshold, seed)
+
     best: _Rematched | None = None
-    for matrix in _candidates([found, *sources], threshold, seed):
+    for matrix in candidates():
         again = _rematch(image0, image1, matrix, features or DEFAULT_FEATURES, device, seed)
         if again is not None and (best is None or again.support > best.support):
             best = again
@@ -205,16 +209,14 @@ def render(pixels: np.ndarray, to_view: np.ndarray, size: Size) -> tuple[np.ndar
 
 
 def _candidates(sources: list[Matches], threshold: float, seed: int) -> Iterator[np.ndarray]:
-    """Rough homographies, the most credible first: every source by itself, exactly and roughly."""
-    fits = [
-        fit_homography(m.points0, m.points1, threshold=bound, seed=seed, min_inliers=MIN_ROUGH)
-        for bound in (threshold, ROUGH * threshold)
-        for m in sources
-    ]
-    usable = [fit for fit in fits if fit.model is not None]
-    for fit in sorted(usable, key=lambda fit: -int(fit.inliers.sum()) / fit.threshold):
-        assert fit.model is not None
-        yield fit.model
+    """Rough homographies: every source by itself, exactly and then roughly, the most inliers first."""
+    for bound in (threshold, ROUGH * threshold):
+        fits = [
+            fit_homography(m.points0, m.points1, threshold=bound, seed=seed, min_inliers=MIN_ROUGH) for m in sources
+        ]
+        for fit in sorted(fits, key=lambda fit: -int(fit.inliers.sum())):
+            if fit.model is not None:
+                yield fit.model
 
 
 def _by_origin(matches: Matches) -> list[Matches]:
@@ -244,7 +246,3 @@ def _simulated_viewpoints(image0: Image, image1: Image) -> list[Matches]:
             size1=image1.size,
         ))  # fmt: skip
     return results
-
-
-def _inliers(found: Homography) -> int:
-    return 0 if found.matches.inliers is None else int(found.matches.inliers.sum())
