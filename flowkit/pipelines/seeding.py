@@ -18,6 +18,8 @@ CENSUS_RADIUS = 3
 COLOUR_LIMIT = 60.0
 """Lab distance (L1) at which the colour term saturates; it weighs 0.3 of the census term."""
 OUTSIDE_COST = 0.7
+MAX_COST = 0.3
+"""Pixels that match no better than this are taken for hidden: true matches cost 0.05 to 0.2, chance finds 0.3 and more."""
 
 
 def pixel_grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +102,8 @@ class MatchingCost:
         self.x, self.y = pixel_grid(self.height, self.width)
         grey0, grey1 = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (rgb0, rgb1))
         self.census0, self.census1 = _census(grey0), _census(grey1)
-        self.lab0, self.lab1 = (cv2.cvtColor(i, cv2.COLOR_RGB2LAB).astype(np.int16) for i in (rgb0, rgb1))
+        self.lab0, lab1 = (cv2.cvtColor(i, cv2.COLOR_RGB2LAB).astype(np.int16) for i in (rgb0, rgb1))
+        self.lab1 = _same_palette(lab1, self.lab0, valid1)
         self.window = (window, window)
         self.guide = grey0.astype(np.float32) / 255
         self.guide_mean = self._box(self.guide)
@@ -223,10 +226,13 @@ def densify(
         (small1, small0, None, seeds1, seeds0, 1),
     ):
         planes = Planes.fit(p, q) if enough else None
-        flows.append(spread(MatchingCost(a, b, valid), planes, [shrunk(c[way]) * factor for c in candidates])[0])
+        flows.append(spread(MatchingCost(a, b, valid), planes, [shrunk(c[way]) * factor for c in candidates]))
     results = []
-    for flow, other, guide in ((flows[0], flows[1], small0), (flows[1], flows[0], small1)):
-        keep = without_specks(round_trip_error(flow, other) < tolerance)
+    for (flow, cost), (other, _), guide in ((flows[0], flows[1], small0), (flows[1], flows[0], small1)):
+        # What is hidden in the other picture finds a partner by chance too, but never a good one.
+        agree = round_trip_error(flow, other) < tolerance
+        bound = max(MAX_COST, 1.75 * float(np.median(cost[agree]))) if agree.any() else MAX_COST
+        keep = without_specks(agree & (cost < bound))
         filled = fill(flow, keep, guide)
         filled = np.dstack([cv2.medianBlur(np.ascontiguousarray(filled[..., i]), 5) for i in (0, 1)])
         if scale < 1:
@@ -292,6 +298,14 @@ def _census(grey: np.ndarray) -> np.ndarray:
     for bit, (dy, dx) in enumerate(offsets):
         code |= (padded[dy : dy + height, dx : dx + width] > grey).astype(np.uint64) << np.uint64(bit)
     return code
+
+
+def _same_palette(lab1: np.ndarray, lab0: np.ndarray, valid1: np.ndarray | None) -> np.ndarray:
+    """lab1 with lab0's mean and spread in each channel: exposure and white balance are no evidence against a match."""
+    seen = lab1[valid1] if valid1 is not None and valid1.any() else lab1.reshape(-1, 3)
+    other = lab0.reshape(-1, 3)
+    gain = np.clip((other.std(0) + 1) / (seen.std(0) + 1), 0.5, 2.0)
+    return np.rint((lab1 - seen.mean(0)) * gain + other.mean(0)).astype(np.int16)
 
 
 def _recursive(values: np.ndarray, weight: np.ndarray) -> None:
