@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flowkit.estimators.significance import significant
 from flowkit.types import Fit, Status
 
 ESTIMATOR = "opencv-usac-magsac"
@@ -48,7 +49,9 @@ def fit_homography(
     matrix = matrix / matrix[2, 2]
     residuals[finite] = transfer_error(matrix, points0[finite], points1[finite])
     inliers = residuals <= threshold
-    if _distinct(points0[inliers], points1[inliers]) < min_inliers:
+    if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
+        points1, inliers, sample=4, threshold=threshold, line=False
+    ):
         return _failure(Status.NO_OVERLAP, residuals, threshold)
     if _collinear(points0[inliers], 0.02) or _collinear(points1[inliers], 0.02) or not keeps_orientation(matrix, points0[inliers]):
         return _failure(Status.DEGENERATE, residuals, threshold)
@@ -83,7 +86,9 @@ def fit_fundamental(
     matrix = matrix / np.linalg.norm(matrix)
     residuals[finite] = sampson_error(matrix, points0[finite], points1[finite])
     inliers = residuals <= threshold
-    if _distinct(points0[inliers], points1[inliers]) < min_inliers:
+    if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
+        points1, inliers, sample=7, threshold=threshold, line=True
+    ):
         return _failure(Status.NO_OVERLAP, residuals, threshold)
     if _collinear(points0[inliers], 0.02) or _collinear(points1[inliers], 0.02):
         return _failure(Status.DEGENERATE, residuals, threshold)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from flowkit.estimators.magsac import _clean, _collinear, _distinct, sampson_error
+from flowkit.estimators.significance import significant
 from flowkit.types import Fit, Status
 
 ESTIMATOR = "poselib"
@@ -49,7 +50,9 @@ def fit_relative_pose(
     F = np.linalg.inv(K1).T @ E @ np.linalg.inv(K0)
     residuals[finite] = sampson_error(F, points0[finite], points1[finite])
     inliers = residuals <= threshold
-    if _distinct(points0[inliers], points1[inliers]) < min_inliers:
+    if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
+        points1, inliers, sample=5, threshold=threshold, line=True
+    ):
         return failure(Status.NO_OVERLAP)
     return Fit(np.column_stack([R, t]), inliers, Status.OK, residuals, threshold, ESTIMATOR)
 

@@ -5,6 +5,7 @@ import pytest
 
 from flowkit.estimators.magsac import fit_fundamental, fit_homography, sampson_error
 from flowkit.estimators.poselib import fit_relative_pose
+from flowkit.estimators.significance import log10_false_alarms
 from flowkit.types import Status
 
 H = np.array([[1.1, 0.05, 10.0], [-0.04, 0.95, -5.0], [1e-4, 2e-5, 1.0]])
@@ -78,12 +79,25 @@ def test_bad_geometry_is_a_status_and_never_a_model(fit, name, statuses):
         "collinear": (np.column_stack([line, line]), np.column_stack([line + 3, line])),
         "noise": (p0, p1),
     }
-    if name == "noise" and fit is not fit_homography:
-        pytest.skip("seven parameters find a dozen supporters among sixty random pairs")
     result = fit(*data[name])
     assert result.status in statuses
     assert result.model is None and not result.inliers.any()
     assert len(result.inliers) == len(data[name][0])
+
+
+@pytest.mark.parametrize("fit", [fit_homography, fit_fundamental, lambda a, b: fit_relative_pose(a, b, K, K)])
+@pytest.mark.parametrize("count", [30, 300, 3000])
+def test_chance_never_becomes_a_model(fit, count):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        result = fit(rng.uniform(0, 600, (count, 2)), rng.uniform(0, 600, (count, 2)))
+        assert result.status is Status.NO_OVERLAP and result.model is None
+
+
+def test_false_alarms_by_hand():
+    # (10 - 2) * C(10, 5) * C(5, 2) * 0.1^3
+    assert log10_false_alarms(10, 5, 2, 0.1) == pytest.approx(np.log10(8 * 252 * 10 * 1e-3))
+    assert log10_false_alarms(10, 2, 2, 0.1) == np.inf
 
 
 def test_nan_matches_are_ignored_not_fatal():
