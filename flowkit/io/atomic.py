@@ -55,9 +55,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise OutputError(f"cannot write {path}: its writer produced nothing; choose another file format")
         temporary.replace(target)
     except OSError as error:
-        if not _concerns(error, temporary, target):
+        refusal = _REFUSALS.get(error.errno or 0)
+        if refusal is None or not _concerns(error, temporary, target):
             raise
-        fault, remedy = _REFUSALS[error.errno]
+        fault, remedy = refusal
         raise OutputError(f"cannot write {path}: {fault}; {remedy}") from error
     finally:
         with suppress(OSError):
@@ -99,8 +100,6 @@ def _temporary_name(target: Path) -> str:
 
 def _concerns(error: OSError, temporary: Path, target: Path) -> bool:
     """Whether `error` is about writing `target` rather than about some other file that the block was using."""
-    if error.errno not in _REFUSALS:
-        return False
     if error.filename is None:  # a failed write(2) names no file
         return True
     return Path(os.fsdecode(error.filename)) in (temporary, target, *target.parents)

@@ -226,6 +226,7 @@ def _read_npz(file: Path) -> np.ndarray:
     with np.load(file, allow_pickle=False) as store:
         if not isinstance(store, np.lib.npyio.NpzFile):
             raise InputError(f"{file}: is not a .npz archive; check what wrote it")
+        assert store.zip is not None  # it is only once the archive is closed
         for member in store.zip.infolist():
             if member.file_size > 2 * 8 * MAX_PIXELS + 10_000:
                 raise InputError(f"{file}: {member.filename} would unpack to {member.file_size} bytes; it is damaged")

@@ -14,10 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import PIL.TiffImagePlugin
 
 from flowkit.errors import InputError, OutputError
@@ -46,7 +47,7 @@ class _Header:
 
     size: Size  # upright
     orientation: int
-    picture: PIL.Image.Image | None = None
+    picture: PIL.ImageFile.ImageFile | None = None
     focal_35mm: float | None = None
     deep: bool = True  # holds more than Pillow would give
 
@@ -100,7 +101,7 @@ def _opened(file: Path, decode_for_exif: bool = True) -> Iterator[_Header]:
         yield header
 
 
-def _pillow_header(picture: PIL.Image.Image, decode_for_exif: bool) -> _Header:
+def _pillow_header(picture: PIL.ImageFile.ImageFile, decode_for_exif: bool) -> _Header:
     width, height = picture.size
     if width * height > MAX_PIXELS:  # before EXIF, which a PNG may have behind its pixels
         return _Header((height, width), 1)
@@ -137,7 +138,7 @@ def _frames(picture: PIL.Image.Image | None) -> int:
     return getattr(picture, "n_frames", 1)
 
 
-def _is_deep(picture: PIL.Image.Image) -> bool:
+def _is_deep(picture: PIL.ImageFile.ImageFile) -> bool:
     """Whether the file holds colour of 16 bits, of which Pillow would keep 8."""
     arguments = picture.tile[0][3] if picture.tile else ()
     raw = arguments if isinstance(arguments, str) else str(arguments[0]) if arguments else ""
@@ -182,14 +183,18 @@ def _check_chunks(data: bytes) -> None:
 def _shallow_pixels(header: _Header) -> np.ndarray:
     """(H, W), or (H, W, 3 or 4) 8-bit, upright, fetched band by band: Pillow's own conversions would copy the whole."""
     picture = header.picture
+    assert picture is not None  # where there is none the header says deep
     is_tiff = picture.format == "TIFF"
     with quiet_stderr() if is_tiff else nullcontext():
         picture.load()
     width, height = picture.size
+    mode: str | None = None
+    shape: tuple[int, ...] = ()
+    dtype: type[np.generic]
     if picture.mode.startswith("I;16") or (picture.mode == "I" and not is_tiff):  # PGM: scaled to 16 bits by Pillow
-        mode, shape, dtype = None, (), np.uint16
+        dtype = np.uint16
     elif picture.mode in ("I", "F"):
-        mode, shape, dtype = None, (), np.int32 if picture.mode == "I" else np.float32
+        dtype = np.int32 if picture.mode == "I" else np.float32
     else:
         mode = "RGBA" if picture.has_transparency_data else "RGB"
         shape, dtype = (len(mode),), np.uint8
@@ -235,7 +240,7 @@ def as_image(x: object) -> Image:
     )
 
 
-def _from_tensor(tensor) -> np.ndarray:
+def _from_tensor(tensor: Any) -> np.ndarray:
     shape = tuple(tensor.shape)
     if tensor.ndim == 4 and shape[0] == 1:
         tensor = tensor[0]

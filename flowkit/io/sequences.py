@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,11 +41,11 @@ class Sequence:
 
     def pairs(self) -> Iterator[tuple[Frame, Frame]]:
         """Give every two consecutive frames; each frame is decoded once and two are held at most."""
-        frames = iter(self)
-        previous = next(frames, None)
-        count = 0 if previous is None else 1
-        for frame in frames:
-            yield previous, frame
+        previous: Frame | None = None
+        count = 0
+        for frame in self:
+            if previous is not None:
+                yield previous, frame
             previous = frame
             count += 1
         if count < 2:
@@ -104,7 +105,7 @@ class Video(Sequence):
         if index < 0:
             raise InputError(f"{self.path}: has no frame that can be decoded; the video is damaged, encode it again")
 
-    def _decoder(self) -> Iterator:
+    def _decoder(self) -> Generator[Any]:
         """imageio's generator: a dict about the video first, then every frame as RGB bytes, turned upright by ffmpeg."""
         import imageio_ffmpeg
 

@@ -73,6 +73,7 @@ def text_mask(text: str, size: int) -> np.ndarray:
     from PIL import Image, ImageDraw, ImageFont
 
     font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # the other kind comes only where no size is asked for
     ascent, descent = font.getmetrics()
     patch = Image.new("L", (max(1, round(font.getlength(text)) + 1), ascent + descent))
     ImageDraw.Draw(patch).text((0, 0), text, fill=255, font=font)

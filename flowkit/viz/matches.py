@@ -84,8 +84,8 @@ class _Board:
         sizes = canvas.equal_heights(originals, _MAX_WIDTH)
         joined = canvas.row([canvas.resized(image, size) for image, size in zip((image0, image1), sizes, strict=True)])
         panels = joined[:, : sizes[0][1]], joined[:, sizes[0][1] + canvas.GAP :]
-        scales = tuple(np.divide(size, old)[::-1] for size, old in zip(sizes, originals, strict=True))
-        return cls(panels, scales, joined)
+        scale0, scale1 = (np.divide(size, old)[::-1] for size, old in zip(sizes, originals, strict=True))
+        return cls(panels, (scale0, scale1), joined)
 
     def place(self, side: int, points: np.ndarray) -> np.ndarray:
         """Original pixels -> panel pixels."""
@@ -197,7 +197,8 @@ def _rainbow(count: int) -> list[canvas.Colour]:
     import colorsys
 
     hues = np.linspace(0, 0.83, count)
-    return [tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.75, 1.0)) for hue in hues]
+    colours = (colorsys.hsv_to_rgb(hue, 0.75, 1.0) for hue in hues)
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in colours]
 
 
 def _spread(points: np.ndarray, candidates: np.ndarray, count: int) -> np.ndarray:
