@@ -6,6 +6,10 @@ cleaned first and the output is judged: what comes back is a model that can be u
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
 import numpy as np
 
 from flowkit.estimators.significance import significant
@@ -53,7 +57,11 @@ def fit_homography(
         points1, inliers, sample=4, threshold=threshold, line=False
     ):
         return _failure(Status.NO_OVERLAP, residuals, threshold)
-    if _collinear(points0[inliers], 0.02) or _collinear(points1[inliers], 0.02) or not keeps_orientation(matrix, points0[inliers]):
+    if (
+        _collinear(points0[inliers], 0.02)
+        or _collinear(points1[inliers], 0.02)
+        or not keeps_orientation(matrix, points0[inliers])
+    ):
         return _failure(Status.DEGENERATE, residuals, threshold)
     return Fit(matrix, inliers, Status.OK, residuals, threshold, ESTIMATOR)
 
@@ -119,7 +127,7 @@ def keeps_orientation(matrix: np.ndarray, points: np.ndarray) -> bool:
     return bool((np.sign(w) == np.sign(w[0])).all() and np.linalg.det(matrix) * w[0] > 0)
 
 
-def _usac_params(cv2, threshold: float, seed: int, iterations: int):  # noqa: ANN001, ANN202
+def _usac_params(cv2: ModuleType, threshold: float, seed: int, iterations: int) -> Any:
     params = cv2.UsacParams()
     params.threshold = float(threshold)
     params.confidence = CONFIDENCE
@@ -136,7 +144,12 @@ def _usac_params(cv2, threshold: float, seed: int, iterations: int):  # noqa: AN
     return params
 
 
-def _call(cv2, function, points0: np.ndarray, points1: np.ndarray) -> np.ndarray | None:  # noqa: ANN001
+def _call(
+    cv2: ModuleType,
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray | None],
+    points0: np.ndarray,
+    points1: np.ndarray,
+) -> np.ndarray | None:
     """What the solver says, or None where OpenCV gives up with an exception of its own."""
     try:
         return function(points0, points1)
@@ -149,7 +162,7 @@ def _clean(points0: np.ndarray, points1: np.ndarray) -> tuple[np.ndarray, np.nda
     points1 = np.asarray(points1, dtype=np.float64).reshape(-1, 2)
     if len(points0) != len(points1):
         raise ValueError(f"points0 and points1 must have the same length, got {len(points0)} and {len(points1)}")
-    return points0, points1, np.isfinite(points0).all(1) & np.isfinite(points1).all(1)
+    return points0, points1, np.all(np.isfinite(np.hstack([points0, points1])), axis=1)
 
 
 def _distinct(points0: np.ndarray, points1: np.ndarray) -> int:

@@ -37,9 +37,20 @@ def fit_relative_pose(
         return failure(Status.TOO_FEW_MATCHES)
     if _collinear(points0[finite], 1e-3) or _collinear(points1[finite], 1e-3):
         return failure(Status.DEGENERATE)
-    options = {"max_epipolar_error": float(threshold), "seed": int(seed), "max_iterations": 20_000, "min_iterations": 1000, "success_prob": 0.99999}
+    options = {
+        "max_epipolar_error": float(threshold),
+        "seed": int(seed),
+        "max_iterations": 20_000,
+        "min_iterations": 1000,
+        "success_prob": 0.99999,
+    }
     pose, _ = poselib.estimate_relative_pose(
-        points0[finite], points1[finite], _camera(K0), _camera(K1), options, {"loss_type": "TRUNCATED", "loss_scale": float(threshold)}
+        points0[finite],
+        points1[finite],
+        _camera(K0),
+        _camera(K1),
+        options,
+        {"loss_type": "TRUNCATED", "loss_scale": float(threshold)},
     )
     R, t = np.asarray(pose.R, float), np.asarray(pose.t, float)
     norm = np.linalg.norm(t)
@@ -61,4 +72,9 @@ def _camera(K: np.ndarray) -> dict[str, object]:
     # PoseLib only normalises with these numbers, so a pixel-centre principal point stays as it is.
     K = np.asarray(K, float)
     width, height = int(2 * K[0, 2] + 1), int(2 * K[1, 2] + 1)
-    return {"model": "PINHOLE", "width": max(width, 1), "height": max(height, 1), "params": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]]}
+    return {
+        "model": "PINHOLE",
+        "width": max(width, 1),
+        "height": max(height, 1),
+        "params": [K[0, 0], K[1, 1], K[0, 2], K[1, 2]],
+    }

@@ -1,8 +1,8 @@
 """How likely chance alone gives a model its inliers (a-contrario, Moisan and Stival, IJCV 2004): what keeps wrong models out.
 
 Among N random matches, RANSAC always finds some model with a few supporters. The number of false alarms
-NFA = (N - s) C(N, k) C(k, s) alpha^(k - s) bounds how many models of sample size s with k supporters to expect by chance, when a
-random match supports a model with probability alpha. A model is believed when NFA is far below one.
+NFA = (N - s) C(N, k) C(k, s) alpha^(k - s) bounds how many models of sample size s with k supporters to expect by chance,
+when a random match supports a model with probability alpha. A model is believed when NFA is far below one.
 """
 
 from __future__ import annotations
