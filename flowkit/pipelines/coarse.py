@@ -18,10 +18,12 @@ def find(
     image0: Image, image1: Image, *, features: str | None, effort: str, threshold: float, device: str, seed: int
 ) -> Homography:
     """The homography image0 -> image1 with the most inliers over quarter turns and changes of scale of image1."""
-    best = homography(
-        image0, image1, features=features, effort=effort, threshold=threshold, device=device, seed=seed
-    )
-    if effort == "high" or support(best) >= ENOUGH or best.status is Status.TOO_FEW_MATCHES and _blank(image0, image1):
+    best = homography(image0, image1, features=features, effort=effort, threshold=threshold, device=device, seed=seed)
+    if (
+        effort == "high"
+        or support(best) >= ENOUGH
+        or (best.status is Status.TOO_FEW_MATCHES and _blank(image0, image1))
+    ):
         return best
     for turns, zoom in [(turns, 1.0) for turns in TURNS] + [(0, zoom) for zoom in ZOOMS]:
         other = from_matches(_transformed(image0, image1, turns, zoom, features, device, seed), threshold, seed)

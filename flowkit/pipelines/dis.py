@@ -9,7 +9,9 @@ from flowkit.errors import UsageError
 PRESETS = ("fast", "fine")
 
 
-def dis_flow(grey0: np.ndarray, grey1: np.ndarray, preset: str = "fine", initial: np.ndarray | None = None) -> np.ndarray:
+def dis_flow(
+    grey0: np.ndarray, grey1: np.ndarray, preset: str = "fine", initial: np.ndarray | None = None
+) -> np.ndarray:
     """Flow grey0 -> grey1, (H, W, 2) float32 in pixels, from two (H, W) uint8 pictures of one size.
 
     `fine`: finest scale 0, patch stride 2, 32 gradient steps, 10 variational steps; `fast`: OpenCV's medium preset.
@@ -32,7 +34,9 @@ def dis_flow(grey0: np.ndarray, grey1: np.ndarray, preset: str = "fine", initial
         dis.setPatchStride(2)
         dis.setGradientDescentIterations(32)
         dis.setVariationalRefinementIterations(10)
-    flow = dis.calc(np.ascontiguousarray(grey0), np.ascontiguousarray(grey1), None if initial is None else initial.copy())
+    flow = dis.calc(
+        np.ascontiguousarray(grey0), np.ascontiguousarray(grey1), None if initial is None else initial.copy()
+    )
     return flow[:height, :width]
 
 
@@ -44,4 +48,6 @@ def variational_refinement(grey0: np.ndarray, grey1: np.ndarray, flow: np.ndarra
         return flow
     refine = cv2.VariationalRefinement_create()
     refine.setFixedPointIterations(iterations)
-    return refine.calc(np.ascontiguousarray(grey0), np.ascontiguousarray(grey1), np.ascontiguousarray(flow, np.float32).copy())
+    return refine.calc(
+        np.ascontiguousarray(grey0), np.ascontiguousarray(grey1), np.ascontiguousarray(flow, np.float32).copy()
+    )

@@ -11,7 +11,7 @@ from flowkit.pipelines.dis import PRESETS, dis_flow, variational_refinement
 from flowkit.pipelines.match import match
 from flowkit.pipelines.prepare import Resize, load_pair, resized, resized_image, scaled_points, size_note, working_size
 from flowkit.pipelines.seeding import densify
-from flowkit.types import Flow, Image, Run, Size
+from flowkit.types import Flow, Image, Matches, Run, Size
 
 MODELS = ("dis",)
 INITS = ("none", "matches")
@@ -53,6 +53,7 @@ def flow(
     size = working_size(pair[0].size, resize, max_pixels=MAX_PIXELS[preset])
     grey0, grey1 = (resized(image.grey8, size) for image in pair)
     weights: dict[str, str] = {}
+    backward: np.ndarray | None
     if init == "matches":
         forward, backward, weights = _seeded(pair, size, grey0, grey1, preset, features, device, seed)
     else:
@@ -67,9 +68,7 @@ def flow(
         working_size0=size,
         working_size1=size,
         seconds={"total": time.perf_counter() - started},
-        notes=tuple(
-            note for image in pair for note in (*image.notes, size_note(image, size)) if note is not None
-        ),
+        notes=tuple(note for image in pair for note in (*image.notes, size_note(image, size)) if note is not None),
     )
     return _in_original_pixels(forward, backward if bidirectional else None, pair, size, run)
 
@@ -100,7 +99,9 @@ def _seeded(
     return forward, backward, dict(found.run.weights)
 
 
-def seed_matches(image0: Image, image1: Image, features: str = SEED_FEATURES, device: str = "auto", seed: int = 0):  # noqa: ANN201
+def seed_matches(
+    image0: Image, image1: Image, features: str = SEED_FEATURES, device: str = "auto", seed: int = 0
+) -> Matches:
     """Matches to seed a dense flow with: small images are searched at twice their size."""
     longest = max(*image0.size, *image1.size)
     resize = 2 * longest if longest < SMALL_SIDE else None

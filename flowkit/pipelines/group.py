@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,9 @@ from flowkit.pipelines.warp import warp
 from flowkit.types import Alignment, Image, Size, Status, Warped
 
 
-def align_group(sources: Iterable[object], target: object, **options) -> Iterator[tuple[Image, Alignment, Warped | None]]:
+def align_group(
+    sources: Iterable[object], target: object, **options: Any
+) -> Iterator[tuple[Image, Alignment, Warped | None]]:
     """Each source with its alignment onto `target` and its warped picture (None when the alignment failed), one at a time.
 
     `options` are those of `align`. Pixels that the source does not show are not valid in the warped picture.

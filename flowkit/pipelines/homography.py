@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+import numpy as np
+
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography
 from flowkit.pipelines.match import match
@@ -70,12 +72,14 @@ def from_matches(matches: Matches, threshold: float, seed: int = 0) -> Homograph
     """The robust fit alone."""
     fit = fit_homography(matches.points0, matches.points1, threshold=threshold, seed=seed)
     judged = replace(matches, inliers=fit.inliers)
-    if fit.status is Status.OK and not _plausible(fit.model, matches):
-        return Homography(None, Status.DEGENERATE, replace(matches, inliers=fit.inliers & False), threshold, fit.estimator)
+    if fit.model is not None and not _plausible(fit.model, matches):
+        return Homography(
+            None, Status.DEGENERATE, replace(matches, inliers=fit.inliers & False), threshold, fit.estimator
+        )
     return Homography(fit.model, fit.status, judged, threshold, fit.estimator)
 
 
-def _plausible(matrix, matches: Matches) -> bool:  # noqa: ANN001
+def _plausible(matrix: np.ndarray, matches: Matches) -> bool:
     import torch
 
     from flowkit.geometry.homography import is_plausible

@@ -14,7 +14,7 @@ from flowkit.estimators.poselib import fit_relative_pose
 from flowkit.io.images import as_image
 from flowkit.pipelines.match import match
 from flowkit.pipelines.prepare import Resize
-from flowkit.types import Fit, Matches, RelativePose, Run, Status
+from flowkit.types import Fit, Image, Matches, RelativePose, Run, Status
 
 THRESHOLD = 1.0
 """Sampson bound in pixels at 1000 pixels a side; larger images scale it."""
@@ -160,7 +160,7 @@ def _answer(
     return RelativePose(R, t, E, K0, K1, status, degeneracy, judged, threshold, fit.estimator, error)
 
 
-def _intrinsics(image, K: np.ndarray | None) -> np.ndarray:  # noqa: ANN001
+def _intrinsics(image: Image, K: np.ndarray | None) -> np.ndarray:
     from flowkit.io.cameras import intrinsics_from_exif
 
     if K is None:

@@ -53,7 +53,9 @@ def resolve_device(device: str) -> str:
     raise UsageError(f"--device {device}: use auto, cpu, cuda, cuda:N or mps")
 
 
-def working_size(size: Size, resize: Resize = None, *, max_pixels: float | None = None, max_side: int | None = None) -> Size:
+def working_size(
+    size: Size, resize: Resize = None, *, max_pixels: float | None = None, max_side: int | None = None
+) -> Size:
     """The size to work at: what `resize` asks for, else the image's own, shrunk to the given limits."""
     height, width = size
     if isinstance(resize, tuple):

@@ -1,8 +1,8 @@
 """Dense refinement of a homography: image1 is brought onto image0, DIS measures what is left, and the matrix follows.
 
-Few matches in one corner leave the other corners free; the flow of the aligned pair has a say everywhere. Every round warps by the
-newest matrix, keeps the flow that survives the forward-backward check on textured pixels, and refits by Tukey-weighted least
-squares with a bound that tightens from round to round.
+Few matches in one corner leave the other corners free; the flow of the aligned pair has a say everywhere. Every round
+warps by the newest matrix, keeps the flow that survives the forward-backward check on textured pixels, and refits by
+Tukey-weighted least squares with a bound that tightens from round to round.
 """
 
 from __future__ import annotations
