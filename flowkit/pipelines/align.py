@@ -81,7 +81,9 @@ def align(
         status=Status.OK,
         homographies=tuple(models),
         regions=regions,
-        inliers=tuple(_supporters(matches if k == 0 or seeds is None else seeds, m, threshold) for k, m in enumerate(models)),
+        inliers=tuple(
+            _supporters(matches if k == 0 or seeds is None else seeds, m, threshold) for k, m in enumerate(models)
+        ),
         matches=matches,
         run=replace(run, seconds={**run.seconds, **seconds, "total": time.perf_counter() - started}),
     )
@@ -89,10 +91,13 @@ def align(
 
 def further_homographies(matches: Matches, first: np.ndarray, threshold: float, seed: int) -> list[np.ndarray]:
     """More homographies from the matches that the ones before leave over, until one lacks support."""
-    found, left = [], _errors(matches, first) > 2 * threshold
+    found: list[np.ndarray] = []
+    left = _errors(matches, first) > 2 * threshold
     enough = max(20, int(0.01 * len(matches)))
     while len(found) < MAX_HOMOGRAPHIES - 1:
-        fit = fit_homography(matches.points0[left], matches.points1[left], threshold=threshold, seed=seed, min_inliers=enough)
+        fit = fit_homography(
+            matches.points0[left], matches.points1[left], threshold=threshold, seed=seed, min_inliers=enough
+        )
         if fit.model is None:
             break
         found.append(fit.model)
@@ -140,7 +145,11 @@ def original_flow(
         small_x = (x * to_small[0, 0] + to_small[0, 2])[None].repeat(len(y), 0)
         small_y = (y * to_small[1, 1] + to_small[1, 2])[:, None].repeat(len(x), 1)
         moved = cv2.remap(
-            residual, small_x.astype(np.float32), small_y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+            residual,
+            small_x.astype(np.float32),
+            small_y.astype(np.float32),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
         )
         small_x += moved[..., 0]
         small_y += moved[..., 1]
@@ -203,5 +212,3 @@ def _run(
         seconds=dict(made.seconds),
         notes=tuple(dict.fromkeys((*source.notes, *target.notes, *made.notes, *([note] if note else [])))),
     )
-
-

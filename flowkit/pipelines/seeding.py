@@ -1,10 +1,10 @@
 """From sparse matches to a dense flow: local affine planes around the matches, spread by photometric cost.
 
-Every match gets an affine motion fitted to its neighbours. Each pixel tries the planes of its nearest matches and any dense
-flow it is offered, keeps the one whose census-and-colour cost in an edge-aware window is least, and hands it on to its neighbours
-at jumping distances (PatchMatch, Barnes et al. 2009, with a few planes instead of random samples). Done in both directions, what
-the forward-backward check refuses is filled from what it keeps without crossing image edges (domain transform, Gastal and
-Oliveira 2011). Arrays here are (H, W, 2) float32, as OpenCV wants them; points are (x, y) pixels.
+Every match gets an affine motion fitted to its neighbours. Each pixel tries the planes of its nearest matches and any
+dense flow it is offered, keeps the one whose census-and-colour cost in an edge-aware window is least, and hands it on to
+its neighbours at jumping distances (PatchMatch, Barnes et al. 2009, with a few planes instead of random samples). Done in
+both directions, what the forward-backward check refuses is filled from what it keeps without crossing image edges (domain
+transform, Gastal and Oliveira 2011). Arrays here are (H, W, 2) float32, as OpenCV wants them; points are (x, y) pixels.
 """
 
 from __future__ import annotations
@@ -44,7 +44,12 @@ def nearest(points: np.ndarray, queries: np.ndarray, count: int) -> tuple[np.nda
 
 
 def locally_consistent(
-    points0: np.ndarray, points1: np.ndarray, neighbours: int = 12, tolerance: float = 3.0, stretch: float = 0.15, agree: int = 4
+    points0: np.ndarray,
+    points1: np.ndarray,
+    neighbours: int = 12,
+    tolerance: float = 3.0,
+    stretch: float = 0.15,
+    agree: int = 4,
 ) -> np.ndarray:
     """(N,) bool: matches whose motion at least `agree` of their nearest neighbours share, up to `tolerance` px plus
     `stretch` times the distance (what a local affine change allows)."""
@@ -139,8 +144,8 @@ def spread(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The cheapest flow at every pixel: (H, W, 2) float32 and its cost (H, W).
 
-    Each pixel tries the planes of its `tries` nearest matches and the dense `candidates`, then takes over neighbours' choices at
-    distances 32, 16, ... 1 in four directions, `rounds` times.
+    Each pixel tries the planes of its `tries` nearest matches and the dense `candidates`, then takes over neighbours'
+    choices at distances 32, 16, ... 1 in four directions, `rounds` times.
     """
     shape = (cost.height, cost.width)
     best = np.full(shape, np.inf, np.float32)
