@@ -1,0 +1,85 @@
+"""The pictures of the README, made by the current code from `examples/`: `python docs/render_pictures.py [FOLDER]`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Pillow
+
+import flowkit
+from flowkit.pipelines.outputs import flow_picture
+from flowkit.types import Image
+from flowkit.viz import canvas, maps, overlays
+from flowkit.viz.matches import draw_homography
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES, IMAGES = ROOT / "examples", ROOT / "docs" / "images"
+PANEL_WIDTH = 400
+QUALITY = 88
+
+
+def main(folder: Path) -> None:
+    """Write every picture into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in (("align", align()), ("flow", flow()), ("homography", homography())):
+        file = folder / f"{name}.jpg"
+        Pillow.fromarray(picture).save(file, quality=QUALITY, subsampling=0, optimize=True)
+        print(f"{file}: {picture.shape[1]}x{picture.shape[0]}, {file.stat().st_size / 1e3:.0f} kB")
+
+
+def align() -> np.ndarray:
+    """Source, target, aligned; blend, flow, confidence: what `flowkit align --multi-h` makes of the two planes."""
+    source, target = read("two_planes_source.jpg"), read("two_planes_target.jpg")
+    found = flowkit.align(source, target, multi_h=True, device="cpu")
+    warped = flowkit.warp(source, flow=found.flow)
+    moved = Image(warped.pixels).rgb8
+    confidence = found.flow.confidence
+    assert confidence is not None, f"the example was not aligned: {found.status}"
+    upper = [("SOURCE", source.rgb8), ("TARGET", target.rgb8), ("aligned", moved)]
+    lower = [
+        ("blend", overlays.blend(moved, target.rgb8, valid=warped.valid)),
+        ("flow", flow_picture(found.flow.uv, legend=True)),
+        ("confidence (white: sure)", np.repeat(maps.confidence_picture(confidence)[..., None], 3, axis=2)),
+    ]
+    return np.concatenate([strip(upper), gap(upper), strip(lower)])
+
+
+def flow() -> np.ndarray:
+    """A, B, and the flow A -> B in colour with its legend: `flowkit flow --legend` on the cat."""
+    image0, image1 = read("chelsea_0.png"), read("chelsea_1.png")
+    found = flowkit.flow(image0, image1)
+    return strip([("A", image0.rgb8), ("B", image1.rgb8), ("flow A -> B", flow_picture(found.uv, legend=True))])
+
+
+def homography() -> np.ndarray:
+    """The drawing that `flowkit homography` leaves beside its JSON, for the two cups of coffee."""
+    image0, image1 = read("coffee_0.jpg"), read("coffee_1.jpg")
+    found = flowkit.homography(image0, image1, device="cpu")
+    picture = draw_homography(image0.rgb8, image1.rgb8, found, max_lines=60)
+    return canvas.fit_within(picture, 3 * PANEL_WIDTH)
+
+
+def read(name: str) -> Image:
+    """One picture of `examples/`."""
+    return flowkit.read_image(EXAMPLES / name)
+
+
+def strip(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
+    """Labelled pictures of one size in a row."""
+    pictures = []
+    for label, picture in panels:
+        height, width = picture.shape[:2]
+        small = canvas.resized(picture, (round(height * PANEL_WIDTH / width), PANEL_WIDTH))
+        pictures.append(canvas.draw_text(small, label))
+    return canvas.row(pictures)
+
+
+def gap(panels: list[tuple[str, np.ndarray]]) -> np.ndarray:
+    """The white line between two rows."""
+    return np.full((canvas.GAP, len(panels) * (PANEL_WIDTH + canvas.GAP) - canvas.GAP, 3), 255, np.uint8)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES)
