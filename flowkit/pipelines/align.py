@@ -15,10 +15,9 @@ import numpy as np
 
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography
-from flowkit.pipelines import coarse
 from flowkit.pipelines.fine import Layer, fine_dis, join
 from flowkit.pipelines.flow import MODELS, SEED_FEATURES, seed_matches
-from flowkit.pipelines.homography import EFFORTS, default_threshold
+from flowkit.pipelines.homography import EFFORTS, default_threshold, find
 from flowkit.pipelines.prepare import Resize, load_pair, resized_image, scaled_points, size_note, working_size
 from flowkit.pipelines.refinement import project, resize_matrix
 from flowkit.types import Alignment, Flow, Image, Matches, Run, Size, Status
@@ -53,8 +52,15 @@ def align(
     started = time.perf_counter()
     source_image, target_image = load_pair(source, target)
     threshold = default_threshold(source_image.size, target_image.size)
-    found = coarse.find(
-        target_image, source_image, features=features, effort=effort, threshold=threshold, device=device, seed=seed
+    found = find(
+        target_image,
+        source_image,
+        features=features,
+        effort=effort,
+        threshold=threshold,
+        device=device,
+        seed=seed,
+        turn=True,
     )
     coarse_done = time.perf_counter()
     size = working_size(target_image.size, resize, max_pixels=MAX_PIXELS)

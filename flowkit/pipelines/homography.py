@@ -8,15 +8,18 @@ from dataclasses import replace
 import numpy as np
 
 from flowkit.errors import UsageError
-from flowkit.estimators.magsac import fit_homography
+from flowkit.estimators.magsac import fit_homography, transfer_error
+from flowkit.pipelines.coarse import variants
 from flowkit.pipelines.match import match
-from flowkit.pipelines.prepare import Resize, load_pair
+from flowkit.pipelines.prepare import Resize, is_blank, load_pair
 from flowkit.pipelines.refinement import refine_homography
-from flowkit.types import Homography, Matches, Run, Status
+from flowkit.types import Homography, Image, Matches, Status
 
 EFFORTS = ("normal", "high")
 THRESHOLD = 3.0
 """Inlier bound in pixels of the original images at 1000 pixels a side; larger images scale it."""
+ENOUGH = 30
+"""Inliers with which the images as they are will do: no turns, no zooms."""
 WEAK_SUPPORT = 350
 """Fits on fewer inliers than this are refined densely: with more, the matches alone pin all four corners down."""
 
@@ -34,33 +37,57 @@ def homography(
 ) -> Homography:
     """H with x1 ~ H x0 in original pixels, H[2][2] = 1; `matches.inliers` are the sparse matches that agree with it.
 
-    `effort="high"` tries several features, scales, rotations and simulated viewpoints where support is weak, and always
-    refines densely. The status says why there is no matrix. Raises InputError, UsageError, WeightsError.
+    Fits on few matches are refined densely on the aligned pair. `effort="high"` also matches again in a common view, and
+    where support is weak tries simulated viewpoints, quarter turns and zooms.
+    The status says why there is no matrix. Raises InputError, UsageError, WeightsError.
     """
     if effort not in EFFORTS:
         raise UsageError(f"--effort {effort}: unknown; use one of {', '.join(EFFORTS)}")
     started = time.perf_counter()
     pair = load_pair(image0, image1)
     bound = threshold if threshold is not None else default_threshold(pair[0].size, pair[1].size)
-    if effort == "high":
-        from flowkit.pipelines.viewpoints import thorough_homography
-
-        found = thorough_homography(pair[0], pair[1], features=features, threshold=bound, device=device, seed=seed)
-    else:
-        matches = match(pair[0], pair[1], features=features, resize=resize, device=device, seed=seed)
-        found = from_matches(matches, bound, seed)
-        if found.matrix is not None and _support(found) < WEAK_SUPPORT:
-            refined = refine_homography(pair[0].rgb8, pair[1].rgb8, found.matrix)
-            if refined is not None:
-                found = replace(found, matrix=refined, refined=True)
+    found = find(*pair, features=features, effort=effort, threshold=bound, resize=resize, device=device, seed=seed)
     assert found.matches.run is not None
     run = found.matches.run
     options = {"features": run.options.get("features"), "effort": effort, "threshold": bound}
     seconds = {**run.seconds, "total": time.perf_counter() - started}
-    return replace(found, run=Run(
-        method=run.method, options=options, weights=run.weights, seed=seed, device=run.device,
-        working_size0=run.working_size0, working_size1=run.working_size1, seconds=seconds, notes=run.notes,
-    ))  # fmt: skip
+    return replace(found, run=replace(run, options=options, seconds=seconds))
+
+
+def find(
+    image0: Image,
+    image1: Image,
+    *,
+    features: str | None,
+    effort: str,
+    threshold: float,
+    device: str,
+    seed: int,
+    resize: Resize = None,
+    turn: bool = False,
+) -> Homography:
+    """The work of `homography` on loaded images; `turn` tries quarter turns and zooms whatever the effort."""
+    if effort == "high":
+        from flowkit.pipelines.viewpoints import thorough_homography
+
+        best = thorough_homography(image0, image1, features=features, threshold=threshold, device=device, seed=seed)
+    else:
+        matches = match(image0, image1, features=features, resize=resize, device=device, seed=seed)
+        best = from_matches(matches, threshold, seed)
+    if (turn or effort == "high") and support(best) < ENOUGH and not (is_blank(image0) or is_blank(image1)):
+        for matches in variants(image0, image1, features=features, device=device, seed=seed):
+            other = from_matches(matches, threshold, seed)
+            # Five more tries are five more chances for a wrong model: it must be clearly better.
+            if support(other) > max(1.2 * support(best), 12):
+                best = other
+            if support(best) >= ENOUGH:
+                break
+    if best.matrix is not None and support(best) < WEAK_SUPPORT:
+        refined = refine_homography(image0.rgb8, image1.rgb8, best.matrix)
+        if refined is not None:
+            near = transfer_error(refined, best.matches.points0, best.matches.points1) <= threshold
+            best = replace(best, matrix=refined, refined=True, matches=replace(best.matches, inliers=near))
+    return best
 
 
 def default_threshold(*sizes: tuple[int, int]) -> float:
@@ -87,5 +114,6 @@ def _plausible(matrix: np.ndarray, matches: Matches) -> bool:
     return bool(is_plausible(torch.as_tensor(matrix), matches.size0, matches.size1))
 
 
-def _support(found: Homography) -> int:
-    return 0 if found.matches.inliers is None else int(found.matches.inliers.sum())
+def support(found: Homography) -> int:
+    """How many matches agree with it; 0 without a matrix."""
+    return 0 if found.matrix is None or found.matches.inliers is None else int(found.matches.inliers.sum())
