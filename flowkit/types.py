@@ -109,6 +109,14 @@ class Flow:
         """(H, W) bool: where the flow is known."""
         return np.isfinite(self.uv).all(axis=0)
 
+    @property
+    def inside(self) -> np.ndarray:
+        """(H, W) bool: where the flow is known and ends inside image1 (its outermost half pixels included)."""
+        height, width = self.size
+        x = self.uv[0] + np.arange(width, dtype=np.float32)
+        y = self.uv[1] + np.arange(height, dtype=np.float32)[:, None]
+        return (x >= -0.5) & (y >= -0.5) & (x <= self.size1[1] - 0.5) & (y <= self.size1[0] - 0.5)
+
 
 @dataclass(frozen=True)
 class Features:

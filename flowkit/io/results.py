@@ -176,7 +176,7 @@ def align_record(
         grid=target_info,
         points_into=source_info,
         homographies=homographies,
-        coverage=statistics.known_share,
+        coverage=float(alignment.flow.inside.mean()),
         mean_confidence=statistics.mean_confidence,
         statistics=statistics,
         **_agreement(alignment.matches),

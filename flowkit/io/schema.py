@@ -191,7 +191,7 @@ class AlignRecord(Agreement, Record):
     convention: Literal["p + flow(p) is in points_into, for p on the grid; (x, y) in pixels"] = FLOW_CONVENTION
     homography_convention: Literal["x_source ~ matrix x_target; row-major, matrix[2][2] = 1"] = ALIGN_CONVENTION
     homographies: list[AlignHomography] = Field(description="In the order they were accepted")
-    coverage: Share = Field(description="Pixels of the target whose flow is known, of all")
+    coverage: Share = Field(description="Pixels of the target whose flow ends inside the source, of all")
     mean_confidence: Share | None
     statistics: FlowStatistics
     files: Files

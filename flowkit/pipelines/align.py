@@ -79,7 +79,7 @@ def align(
     layers = fine_layers(target_image, source_image, models, seeds, size)
     joined = join(layers, resized_image(target_image, size).rgb8)
     flow, regions = original_flow(joined.residual, joined.choice, models, size, target_image.size)
-    inside = _inside(flow, source_image.size)
+    inside = Flow(flow, source_image.size).inside
     confidence = _enlarged(joined.confidence, target_image.size) * inside
     seconds = {"coarse": coarse_done - started, "fine": time.perf_counter() - coarse_done}
     return Alignment(
@@ -179,13 +179,6 @@ def _errors(matches: Matches, model: np.ndarray) -> np.ndarray:
 
 def _supporters(matches: Matches, model: np.ndarray, threshold: float) -> int:
     return int((_errors(matches, model) <= threshold).sum())
-
-
-def _inside(uv: np.ndarray, size: Size) -> np.ndarray:
-    height, width = uv.shape[1:]
-    x = uv[0] + np.arange(width, dtype=np.float32)
-    y = uv[1] + np.arange(height, dtype=np.float32)[:, None]
-    return (x >= -0.5) & (y >= -0.5) & (x <= size[1] - 0.5) & (y <= size[0] - 0.5)
 
 
 def _enlarged(values: np.ndarray, size: Size) -> np.ndarray:

@@ -269,7 +269,7 @@ def write_align_results(
     count = len(alignment.homographies)
     summary = (
         f"align {source.name} onto {target.name}: {count} homograph{'y' if count == 1 else 'ies'}, "
-        f"{sum(alignment.inliers)} inliers, {alignment.flow.valid.mean():.0%} of the target covered"
+        f"{sum(alignment.inliers)} inliers, {alignment.flow.inside.mean():.0%} of the target covered"
     )
     return write.finish(alignment.status, record, summary)
 
