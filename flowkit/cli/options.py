@@ -48,7 +48,10 @@ Features = Annotated[
 ]
 EffortOption = Annotated[
     Effort,
-    Option(help="high: more features, scales, rotations and viewpoints, several times slower.", rich_help_panel=METHOD),
+    Option(
+        help="high: also a common view, simulated viewpoints, turns, scales; many times slower.",
+        rich_help_panel=METHOD,
+    ),
 ]
 Threshold = Annotated[
     float | None, Option(min=0.01, help="Inlier threshold of the robust fit, pixels.", rich_help_panel=METHOD)

@@ -46,7 +46,8 @@ def warp(
 
     --flow lives on the RESULT's grid and points into IMAGE: result(p) = IMAGE(p + flow(p)); so `flowkit flow A B` gives the
     flow that brings B onto A. With --splat it lives on IMAGE's grid and IMAGE's pixels are pushed along it. --homography maps
-    IMAGE to the result: x_result ~ H x_IMAGE. Writes warped.png, occlusion.png (white: nothing known there) and warp.json.
+    IMAGE to the result: x_result ~ H x_IMAGE;
+    the result has --size, else what homography.json says, else IMAGE's. Writes warped.png, occlusion.png (white: nothing known there) and warp.json.
     """
     report.start(output.verbose, output.quiet)
     by = flow or homography
@@ -69,7 +70,7 @@ def warp(
     uv = None if flow is None else read_flow(flow)
     matrix = None if homography is None else read_homography(homography)
     occlusion = None if uv is None or backward_flow is None else _hidden(uv, read_flow(backward_flow), picture.size)
-    out_size = parse_size(size)
+    out_size = parse_size(size) or (None if homography is None else recorded_size(homography))
     with outputs.result_folder(directory, "warp"):
         result = pipeline.warp(picture, flow=uv, homography=matrix, size=out_size, splat=splat, occlusion=occlusion)
         outcome = outputs.write_warp_results(
@@ -104,6 +105,17 @@ def read_homography(path: Path) -> np.ndarray:
     if not np.isfinite(numbers).all():
         raise InputError(f"{path}: holds numbers that are not finite")
     return numbers
+
+
+def recorded_size(path: Path) -> tuple[int, int] | None:
+    """Size of the image that a homography.json of ours maps into, None for files that do not say."""
+    import json
+
+    if path.suffix.lower() != ".json":
+        return None
+    record = json.loads(path.read_text("utf-8", errors="replace"))
+    size = record.get("image1", {}).get("size") if isinstance(record, dict) else None
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:

@@ -61,7 +61,13 @@ def flow(
         backward = dis_flow(grey1, grey0, preset) if bidirectional else None
     run = Run(
         method=model,
-        options={"model": model, "preset": preset, "init": init, "bidirectional": bidirectional},
+        options={
+            "model": model,
+            "preset": preset,
+            "init": init,
+            "features": (features or SEED_FEATURES) if init == "matches" else None,
+            "bidirectional": bidirectional,
+        },
         weights=weights,
         seed=seed,
         device="cpu",

@@ -43,6 +43,8 @@ def homography(
     """
     if effort not in EFFORTS:
         raise UsageError(f"--effort {effort}: unknown; use one of {', '.join(EFFORTS)}")
+    if effort == "high" and resize is not None:
+        raise UsageError("--resize: not with --effort high, which works at several sizes of its own")
     started = time.perf_counter()
     pair = load_pair(image0, image1)
     bound = threshold if threshold is not None else default_threshold(pair[0].size, pair[1].size)
