@@ -46,8 +46,8 @@ def warp(
 
     --flow lives on the RESULT's grid and points into IMAGE: result(p) = IMAGE(p + flow(p)); so `flowkit flow A B` gives the
     flow that brings B onto A. With --splat it lives on IMAGE's grid and IMAGE's pixels are pushed along it. --homography maps
-    IMAGE to the result: x_result ~ H x_IMAGE;
-    the result has --size, else what homography.json says, else IMAGE's. Writes warped.png, occlusion.png (white: nothing known there) and warp.json.
+    IMAGE to the result: x_result ~ H x_IMAGE; the result has --size, else what homography.json says, else IMAGE's.
+    Writes warped.png, occlusion.png (white: nothing known there) and warp.json.
     """
     report.start(output.verbose, output.quiet)
     by = flow or homography

@@ -1,4 +1,4 @@
-"""The homography between two images: robust fit to sparse matches, dense refinement where they are few."""
+"""The homography between two images: robust fit to sparse matches, and more work where they are few."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography, transfer_error
 from flowkit.pipelines.coarse import variants
-from flowkit.pipelines.match import match
-from flowkit.pipelines.prepare import Resize, is_blank, load_pair
+from flowkit.pipelines.match import match, matcher_name
+from flowkit.pipelines.prepare import Resize, is_blank, load_pair, resolve_device
 from flowkit.pipelines.refinement import refine_homography
 from flowkit.types import Homography, Image, Matches, Status
 
@@ -21,7 +21,7 @@ THRESHOLD = 3.0
 ENOUGH = 30
 """Inliers with which the images as they are will do: no turns, no zooms."""
 WEAK_SUPPORT = 350
-"""Fits on fewer inliers than this are refined densely: with more, the matches alone pin all four corners down."""
+"""Fits on fewer inliers than this are looked into again: with more, the matches alone pin all four corners down."""
 
 
 def homography(
@@ -37,8 +37,8 @@ def homography(
 ) -> Homography:
     """H with x1 ~ H x0 in original pixels, H[2][2] = 1; `matches.inliers` are the sparse matches that agree with it.
 
-    Fits on few matches are refined densely on the aligned pair. `effort="high"` also matches again in a common view, and
-    where support is weak tries simulated viewpoints, quarter turns and zooms.
+    Fits on few matches are settled by matching again in a common view and refining densely on the aligned pair.
+    `effort="high"` does so always, and where support is weak tries simulated viewpoints, quarter turns and zooms.
     The status says why there is no matrix. Raises InputError, UsageError, WeightsError.
     """
     if effort not in EFFORTS:
@@ -69,6 +69,8 @@ def find(
     turn: bool = False,
 ) -> Homography:
     """The work of `homography` on loaded images; `turn` tries quarter turns and zooms whatever the effort."""
+    device = resolve_device(device)
+    features = None if features is None else matcher_name(features)
     if effort == "high":
         from flowkit.pipelines.viewpoints import thorough_homography
 
@@ -84,12 +86,26 @@ def find(
                 best = other
             if support(best) >= ENOUGH:
                 break
-    if best.matrix is not None and support(best) < WEAK_SUPPORT:
-        refined = refine_homography(image0.rgb8, image1.rgb8, best.matrix)
-        if refined is not None:
-            near = transfer_error(refined, best.matches.points0, best.matches.points1) <= threshold
-            best = replace(best, matrix=refined, refined=True, matches=replace(best.matches, inliers=near))
+    if best.matrix is not None and support(best) < WEAK_SUPPORT and effort != "high":
+        best = _strengthened(image0, image1, best, features, threshold, device, seed)
     return best
+
+
+def _strengthened(
+    image0: Image, image1: Image, weak: Homography, features: str | None, threshold: float, device: str, seed: int
+) -> Homography:
+    """A fit on few matches, settled by matching again in a common view; failing that, refined densely."""
+    from flowkit.pipelines.viewpoints import settle
+
+    assert weak.matrix is not None
+    settled = settle(image0, image1, weak.matrix, [weak.matches], features, threshold, device, seed)
+    if settled is not None:
+        return replace(settled, matches=replace(settled.matches, run=weak.matches.run))
+    refined = refine_homography(image0.rgb8, image1.rgb8, weak.matrix)
+    if refined is None:
+        return weak
+    near = transfer_error(refined, weak.matches.points0, weak.matches.points1) <= threshold
+    return replace(weak, matrix=refined, refined=True, matches=replace(weak.matches, inliers=near))
 
 
 def default_threshold(*sizes: tuple[int, int]) -> float:

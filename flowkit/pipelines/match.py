@@ -43,7 +43,7 @@ def match(
     started = time.perf_counter()
     pair = load_pair(image0, image1)
     device = resolve_device(device)
-    name = (features or DEFAULT_FEATURES).replace(",", "+").replace(" ", "")
+    name = matcher_name(features or DEFAULT_FEATURES)
     sizes = [working_size(image.size, resize, max_side=MAX_SIDE) for image in pair]
     work = [resized_image(image, size) for image, size in zip(pair, sizes, strict=True)]
     matcher = _matcher(name, device, max_keypoints)
@@ -68,6 +68,11 @@ def match(
             notes=(*pair[0].notes, *pair[1].notes, *notes),
         ),
     )
+
+
+def matcher_name(features: str) -> str:
+    """ "sift, xfeat" and "sift+xfeat" are the same union."""
+    return features.replace(",", "+").replace(" ", "")
 
 
 @lru_cache(maxsize=8)

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from flowkit.estimators.magsac import fit_homography
+from flowkit.estimators.magsac import fit_homography, transfer_error
 from flowkit.features.matching import deduplicate, match_descriptors, merge, select
 from flowkit.pipelines.homography import WEAK_SUPPORT, from_matches
 from flowkit.pipelines.match import DEFAULT_FEATURES, match
 from flowkit.pipelines.match import _matcher as kept_matcher
 from flowkit.pipelines.prepare import resized_image, resolve_device, scaled_points, working_size
-from flowkit.pipelines.refinement import project
+from flowkit.pipelines.refinement import project, refine_homography
 from flowkit.types import Homography, Image, Matches, Size, Status
 
 ROUNDS = 2
-"""Rematchings of the best candidate after the one that chose it."""
+"""Rematchings of a rough homography before it is settled."""
 ROUGH = 4
 """Rough candidates may miss by so many thresholds: few features agree exactly across strong tilts."""
 MIN_ROUGH = 6
@@ -74,21 +74,57 @@ def thorough_homography(
             best = again
         if best is not None and best.support >= WEAK_SUPPORT:
             break
-    for _ in range(ROUNDS if best is not None else 0):
-        assert best is not None
-        again = _rematch(image0, image1, best.matrix, features or DEFAULT_FEATURES, device, seed)
+    if best is not None:
+        settled = settle(image0, image1, best.matrix, pool, features, threshold, device, seed)
+        if settled is not None:
+            return replace(settled, matches=replace(settled.matches, run=run))
+    status = Status.NO_OVERLAP if plain.status is Status.OK else plain.status
+    nobody = np.zeros(len(found), bool)
+    return Homography(None, status, replace(found, inliers=nobody, run=run), threshold, plain.estimator)
+
+
+def settle(
+    image0: Image,
+    image1: Image,
+    matrix: np.ndarray,
+    pool: list[Matches],
+    features: str | None,
+    threshold: float,
+    device: str,
+    seed: int,
+) -> Homography | None:
+    """The best homography that a rough one leads to, None when rematching does not bear the rough one out.
+
+    The images are matched again in the common view, ROUNDS times. Two fits are made from what is found: one robust fit to all
+    matches, and its dense refinement. The one that all matches together agree with more is kept: on a plane that is the
+    refined one, which has a say everywhere; on a bent or stepped surface DIS follows the surface, and the matches win.
+    """
+    again: _Rematched | None = None
+    for _ in range(ROUNDS):
         # A right homography reproduces itself; the rounds differ by little, so the newest is as good as any.
-        if again is None:
-            best = None
-            break
-        best = again
-    if best is None or not best.convincing:
-        status = Status.NO_OVERLAP if plain.status is Status.OK else plain.status
-        nobody = np.zeros(len(found), bool)
-        return Homography(None, status, replace(found, inliers=nobody, run=run), threshold, plain.estimator)
+        again = _rematch(image0, image1, matrix, features or DEFAULT_FEATURES, device, seed)
+        if again is None or not again.convincing:
+            return None
+        matrix = again.matrix
+    assert again is not None
     # Every match has a say in the original pixels: the view weighs squeezed parts less than the images do.
-    everything = replace(deduplicate(merge([*(replace(m, inliers=None) for m in pool), best.matches])), run=run)
-    return from_matches(everything, threshold, seed)
+    everything = deduplicate(merge([*(replace(m, inliers=None) for m in pool), again.matches]))
+    fitted = from_matches(everything, threshold, seed)
+    if fitted.matrix is None:
+        return None
+    refined = refine_homography(image0.rgb8, image1.rgb8, fitted.matrix)
+    if refined is None or _agreement(refined, everything, threshold) <= _agreement(
+        fitted.matrix, everything, threshold
+    ):
+        return fitted
+    near = transfer_error(refined, everything.points0, everything.points1) <= threshold
+    return replace(fitted, matrix=refined, refined=True, matches=replace(everything, inliers=near))
+
+
+def _agreement(matrix: np.ndarray, matches: Matches, threshold: float) -> float:
+    """How well the matches agree with a homography: Tukey's weights, summed."""
+    error = transfer_error(matrix, matches.points0, matches.points1)
+    return float((np.maximum(0.0, 1 - (error / threshold) ** 2) ** 2).sum())
 
 
 @dataclass(frozen=True)
