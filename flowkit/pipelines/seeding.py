@@ -227,11 +227,16 @@ def densify(
         planes = Planes.fit(p, q) if enough else None
         flows.append(spread(MatchingCost(a, b, valid), planes, [shrunk(c[way]) * factor for c in candidates]))
     results = []
-    for (flow, cost), (other, _), guide in ((flows[0], flows[1], small0), (flows[1], flows[0], small1)):
+    for (flow, cost), (other, _), guide, seeds, motion in (
+        (flows[0], flows[1], small0, seeds0, seeds1 - seeds0),
+        (flows[1], flows[0], small1, seeds1, seeds0 - seeds1),
+    ):
         # What is hidden in the other picture finds a partner by chance too, but never a good one.
         agree = round_trip_error(flow, other) < tolerance
         bound = max(MAX_COST, 1.75 * float(np.median(cost[agree]))) if agree.any() else MAX_COST
         keep = without_specks(agree & (cost < bound))
+        if enough:
+            keep = supported(keep, flow, seeds, motion)
         filled = fill(flow, keep, guide)
         filled = np.dstack([cv2.medianBlur(np.ascontiguousarray(filled[..., i]), 5) for i in (0, 1)])
         if scale < 1:
@@ -284,6 +289,25 @@ def without_specks(keep: np.ndarray, smallest: int = 60) -> np.ndarray:
 
     _, labels, stats, _ = cv2.connectedComponentsWithStats(keep.astype(np.uint8), connectivity=4)
     return keep & (stats[:, cv2.CC_STAT_AREA] >= smallest)[labels]
+
+
+def supported(keep: np.ndarray, flow: np.ndarray, points: np.ndarray, motion: np.ndarray) -> np.ndarray:
+    """`keep` less the smoothly moving regions that no match (`points`, `motion`, both (N, 2)) agrees with to 2 px.
+
+    Repeated texture that is hidden in the other picture finds itself elsewhere in both directions, but no keypoint does.
+    """
+    import cv2
+
+    step = np.zeros(keep.shape, np.float32)
+    step[:, 1:] = np.abs(np.diff(flow, axis=1)).max(2)
+    step[1:] = np.maximum(step[1:], np.abs(np.diff(flow, axis=0)).max(2))
+    _, labels = cv2.connectedComponents((keep & (step < 1.0)).astype(np.uint8), connectivity=4)
+    column = np.clip(np.rint(points[:, 0]).astype(int), 0, keep.shape[1] - 1)
+    row = np.clip(np.rint(points[:, 1]).astype(int), 0, keep.shape[0] - 1)
+    agree = np.linalg.norm(flow[row, column] - motion, axis=1) < 2.0
+    votes = np.bincount(labels[row, column][agree], minlength=labels.max() + 1)
+    votes[0] = 0
+    return keep & (votes > 0)[labels]
 
 
 def _census(grey: np.ndarray) -> np.ndarray:

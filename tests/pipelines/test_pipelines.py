@@ -247,3 +247,15 @@ def test_densify_works_without_any_match(photo):
     truth[..., 0] = 3
     dense = densify(photo, moved, none, none, [(truth, -truth)])
     assert np.median(np.abs(dense.forward - truth)) < 0.1
+
+
+def test_only_regions_that_a_match_agrees_with_are_kept():
+    from flowkit.pipelines.seeding import supported
+
+    flow = np.zeros((40, 60, 2), np.float32)
+    flow[10:30, 35:55] = 20
+    points, motion = np.array([[5.0, 5.0], [40.0, 20.0]]), np.array([[0.0, 0.0], [3.0, 3.0]])
+    kept = supported(np.ones((40, 60), bool), flow, points, motion)
+    assert kept[5, 5] and kept[35, 58] and not kept[12:28, 37:53].any()
+    motion[1] = 20
+    assert supported(np.ones((40, 60), bool), flow, points, motion)[20, 45]
