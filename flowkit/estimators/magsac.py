@@ -54,7 +54,7 @@ def fit_homography(
     residuals[finite] = transfer_error(matrix, points0[finite], points1[finite])
     inliers = residuals <= threshold
     if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
-        points1, inliers, sample=4, threshold=threshold, line=False
+        points0, points1, inliers, sample=4, threshold=threshold, line=False
     ):
         return _failure(Status.NO_OVERLAP, residuals, threshold)
     if (
@@ -95,7 +95,7 @@ def fit_fundamental(
     residuals[finite] = sampson_error(matrix, points0[finite], points1[finite])
     inliers = residuals <= threshold
     if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
-        points1, inliers, sample=7, threshold=threshold, line=True
+        points0, points1, inliers, sample=7, threshold=threshold, line=True
     ):
         return _failure(Status.NO_OVERLAP, residuals, threshold)
     if _collinear(points0[inliers], 0.02) or _collinear(points1[inliers], 0.02):

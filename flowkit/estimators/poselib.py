@@ -62,7 +62,7 @@ def fit_relative_pose(
     residuals[finite] = sampson_error(F, points0[finite], points1[finite])
     inliers = residuals <= threshold
     if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
-        points1, inliers, sample=5, threshold=threshold, line=True
+        points0, points1, inliers, sample=5, threshold=threshold, line=True
     ):
         return failure(Status.NO_OVERLAP)
     return Fit(np.column_stack([R, t]), inliers, Status.OK, residuals, threshold, ESTIMATOR)

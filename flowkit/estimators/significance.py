@@ -11,8 +11,9 @@ from math import lgamma, log
 
 import numpy as np
 
-MAX_LOG10 = -3.0
-"""A model is believed below 10^-3 expected false alarms."""
+MAX_LOG10 = -8.0
+"""A model is believed below 10^-8 expected false alarms. So few because matches are not independent: two features find the
+same corner, and repeated texture matches in rows."""
 
 
 def log10_false_alarms(total: int, inliers: int, sample: int, chance: float) -> float:
@@ -23,16 +24,23 @@ def log10_false_alarms(total: int, inliers: int, sample: int, chance: float) -> 
     return (logs + (inliers - sample) * log(min(1.0, max(chance, 1e-300)))) / log(10)
 
 
-def significant(points1: np.ndarray, inliers: np.ndarray, *, sample: int, threshold: float, line: bool) -> bool:
-    """Whether the inliers (N,) bool of a model on points1 (N, 2) are more than chance explains.
+def significant(
+    points0: np.ndarray, points1: np.ndarray, inliers: np.ndarray, *, sample: int, threshold: float, line: bool
+) -> bool:
+    """Whether the inliers (N,) bool of a model on matches (N, 2), (N, 2) are more than chance explains, in both images.
 
-    By chance a point falls anywhere in the matches' own extent: within `threshold` px of a point (homography), or of a
-    line across it (`line`, epipolar geometry).
+    By chance a point falls anywhere where the matches are, which clusters make a smaller place than their bounding box (a
+    uniform spread of the same deviation is taken): within `threshold` px of a point (homography), or of a line across it
+    (`line`, epipolar geometry).
     """
-    finite = points1[np.isfinite(points1).all(1)]
-    width, height = np.maximum(np.ptp(finite, axis=0), 2 * threshold)
-    band = 2 * threshold * np.hypot(width, height) if line else np.pi * threshold**2
-    return log10_false_alarms(len(finite), int(inliers.sum()), sample, band / (width * height)) < MAX_LOG10
+    finite = np.isfinite(points0).all(1) & np.isfinite(points1).all(1)
+    for points in (points0[finite], points1[finite]):
+        width, height = np.maximum(np.sqrt(12) * points.std(axis=0), 2 * threshold)
+        band = 2 * threshold * np.hypot(width, height) if line else np.pi * threshold**2
+        alarms = log10_false_alarms(len(points), int(inliers.sum()), sample, band / (width * height))
+        if alarms > MAX_LOG10:
+            return False
+    return True
 
 
 def _log_choose(n: int, k: int) -> float:
