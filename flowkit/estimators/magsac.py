@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from flowkit.estimators.points import clean, collinear, distinct
 from flowkit.estimators.significance import significant
 from flowkit.types import Fit, Status
 
@@ -37,15 +38,15 @@ def fit_homography(
     import cv2
 
     def usac(p0: np.ndarray, p1: np.ndarray) -> np.ndarray | None:
-        if _collinear(p0, 1e-3) or _collinear(p1, 1e-3):
+        if collinear(p0, 1e-3) or collinear(p1, 1e-3):
             return None
         params = _usac_params(cv2, threshold, seed, iterations)
         matrix, _ = cv2.findHomography(p0, p1, params)
         return matrix
 
-    points0, points1, finite = _clean(points0, points1)
+    points0, points1, finite = clean(points0, points1)
     residuals = np.full(len(finite), np.nan)
-    if _distinct(points0[finite], points1[finite]) < max(4, min_inliers):
+    if distinct(points0[finite], points1[finite]) < max(4, min_inliers):
         return _failure(Status.TOO_FEW_MATCHES, residuals, threshold)
     matrix = _call(cv2, usac, points0[finite], points1[finite])
     if matrix is None or abs(matrix[2, 2]) < 1e-12 or not np.isfinite(matrix).all():
@@ -53,13 +54,13 @@ def fit_homography(
     matrix = matrix / matrix[2, 2]
     residuals[finite] = transfer_error(matrix, points0[finite], points1[finite])
     inliers = residuals <= threshold
-    if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
+    if distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
         points0, points1, inliers, sample=4, threshold=threshold, line=False
     ):
         return _failure(Status.NO_OVERLAP, residuals, threshold)
     if (
-        _collinear(points0[inliers], 0.02)
-        or _collinear(points1[inliers], 0.02)
+        collinear(points0[inliers], 0.02)
+        or collinear(points1[inliers], 0.02)
         or not keeps_orientation(matrix, points0[inliers])
     ):
         return _failure(Status.DEGENERATE, residuals, threshold)
@@ -82,23 +83,23 @@ def fit_fundamental(
         matrix, _ = cv2.findFundamentalMat(p0, p1, _usac_params(cv2, threshold, seed, iterations))
         return None if matrix is None or matrix.shape != (3, 3) else matrix
 
-    points0, points1, finite = _clean(points0, points1)
+    points0, points1, finite = clean(points0, points1)
     residuals = np.full(len(finite), np.nan)
-    if _distinct(points0[finite], points1[finite]) < max(8, min_inliers):
+    if distinct(points0[finite], points1[finite]) < max(8, min_inliers):
         return _failure(Status.TOO_FEW_MATCHES, residuals, threshold)
     matrix = None
-    if not (_collinear(points0[finite], 1e-3) or _collinear(points1[finite], 1e-3)):
+    if not (collinear(points0[finite], 1e-3) or collinear(points1[finite], 1e-3)):
         matrix = _call(cv2, usac, points0[finite], points1[finite])
     if matrix is None or not np.isfinite(matrix).all() or np.linalg.norm(matrix) < 1e-12:
         return _failure(Status.DEGENERATE, residuals, threshold)
     matrix = matrix / np.linalg.norm(matrix)
     residuals[finite] = sampson_error(matrix, points0[finite], points1[finite])
     inliers = residuals <= threshold
-    if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
+    if distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
         points0, points1, inliers, sample=7, threshold=threshold, line=True
     ):
         return _failure(Status.NO_OVERLAP, residuals, threshold)
-    if _collinear(points0[inliers], 0.02) or _collinear(points1[inliers], 0.02):
+    if collinear(points0[inliers], 0.02) or collinear(points1[inliers], 0.02):
         return _failure(Status.DEGENERATE, residuals, threshold)
     return Fit(matrix, inliers, Status.OK, residuals, threshold, ESTIMATOR)
 
@@ -155,28 +156,6 @@ def _call(
         return function(points0, points1)
     except cv2.error:
         return None
-
-
-def _clean(points0: np.ndarray, points1: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    points0 = np.asarray(points0, dtype=np.float64).reshape(-1, 2)
-    points1 = np.asarray(points1, dtype=np.float64).reshape(-1, 2)
-    if len(points0) != len(points1):
-        raise ValueError(f"points0 and points1 must have the same length, got {len(points0)} and {len(points1)}")
-    return points0, points1, np.all(np.isfinite(np.hstack([points0, points1])), axis=1)
-
-
-def _distinct(points0: np.ndarray, points1: np.ndarray) -> int:
-    """Number of matches that differ by more than a rounding error: repeated ones carry no evidence."""
-    if len(points0) == 0:
-        return 0
-    return min(len(np.unique(np.round(points0, 1), axis=0)), len(np.unique(np.round(points1, 1), axis=0)))
-
-
-def _collinear(points: np.ndarray, tolerance: float) -> bool:
-    if len(points) < 3:
-        return True
-    spread = np.linalg.svd(points - points.mean(0), compute_uv=False)
-    return bool(spread[0] < 1e-9 or spread[1] < tolerance * spread[0])
 
 
 def _distance(matrix: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:

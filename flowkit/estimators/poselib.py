@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowkit.estimators.magsac import _clean, _collinear, _distinct, sampson_error
+from flowkit.estimators.magsac import sampson_error
+from flowkit.estimators.points import clean, collinear, distinct
 from flowkit.estimators.significance import significant
 from flowkit.types import Fit, Status
 
@@ -27,15 +28,15 @@ def fit_relative_pose(
     """
     import poselib
 
-    points0, points1, finite = _clean(points0, points1)
+    points0, points1, finite = clean(points0, points1)
     residuals = np.full(len(finite), np.nan)
 
     def failure(status: Status) -> Fit:
         return Fit(None, np.zeros(len(residuals), bool), status, residuals, threshold, ESTIMATOR)
 
-    if _distinct(points0[finite], points1[finite]) < max(5, min_inliers):
+    if distinct(points0[finite], points1[finite]) < max(5, min_inliers):
         return failure(Status.TOO_FEW_MATCHES)
-    if _collinear(points0[finite], 1e-3) or _collinear(points1[finite], 1e-3):
+    if collinear(points0[finite], 1e-3) or collinear(points1[finite], 1e-3):
         return failure(Status.DEGENERATE)
     options = {
         "max_epipolar_error": float(threshold),
@@ -61,7 +62,7 @@ def fit_relative_pose(
     F = np.linalg.inv(K1).T @ E @ np.linalg.inv(K0)
     residuals[finite] = sampson_error(F, points0[finite], points1[finite])
     inliers = residuals <= threshold
-    if _distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
+    if distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
         points0, points1, inliers, sample=5, threshold=threshold, line=True
     ):
         return failure(Status.NO_OVERLAP)

@@ -13,7 +13,7 @@ import numpy as np
 
 from flowkit.pipelines.dis import dis_flow, variational_refinement
 from flowkit.pipelines.refinement import warp_onto
-from flowkit.pipelines.seeding import MatchingCost, densify, fill, round_trip_error, without_specks
+from flowkit.pipelines.seeding import MatchingCost, densify, fill, pixel_grid, round_trip_error, without_specks
 
 MARGIN = 0.12
 """The warped source is drawn this share of the longer side beyond the target's frame: depth moves things across it."""
@@ -66,7 +66,7 @@ def fine_dis(
         forward = variational_refinement(grey0, grey1, dense.forward)
         backward = variational_refinement(grey1, grey0, dense.backward)
     error = round_trip_error(forward, backward)
-    x, y = np.meshgrid(np.arange(frame.shape[1], dtype=np.float32), np.arange(frame.shape[0], dtype=np.float32))
+    x, y = pixel_grid(*frame.shape[:2])
     seen = cv2.remap(valid.astype(np.uint8), x + forward[..., 0], y + forward[..., 1], cv2.INTER_NEAREST) > 0
     error[~seen] = np.inf
     cost = MatchingCost(frame, warped, valid)(forward[..., 0], forward[..., 1])

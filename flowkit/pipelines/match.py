@@ -46,7 +46,7 @@ def match(
     name = matcher_name(features or DEFAULT_FEATURES)
     sizes = [working_size(image.size, resize, max_side=MAX_SIDE) for image in pair]
     work = [resized_image(image, size) for image, size in zip(pair, sizes, strict=True)]
-    matcher = _matcher(name, device, max_keypoints)
+    matcher = kept_matcher(name, device, max_keypoints)
     loaded = time.perf_counter()
     found = matcher.match(work[0], work[1])
     notes = [note for image, size in zip(pair, sizes, strict=True) if (note := size_note(image, size))]
@@ -76,8 +76,8 @@ def matcher_name(features: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _matcher(name: str, device: str, max_keypoints: int | None) -> PairMatcher:
-    # Kept between pairs: a batch loads each network once.
+def kept_matcher(name: str, device: str, max_keypoints: int | None) -> PairMatcher:
+    """The matcher of that name, kept between pairs: a batch loads each network once."""
     from flowkit.features.registry import matcher
 
     return matcher(name, device=device, max_keypoints=max_keypoints)

@@ -16,8 +16,7 @@ import numpy as np
 from flowkit.estimators.magsac import fit_homography, transfer_error
 from flowkit.features.matching import deduplicate, match_descriptors, merge, select
 from flowkit.pipelines.homography import WEAK_SUPPORT, from_matches
-from flowkit.pipelines.match import DEFAULT_FEATURES, match
-from flowkit.pipelines.match import _matcher as kept_matcher
+from flowkit.pipelines.match import DEFAULT_FEATURES, kept_matcher, match
 from flowkit.pipelines.prepare import resized_image, resolve_device, scaled_points, working_size
 from flowkit.pipelines.refinement import project, refine_homography
 from flowkit.types import Homography, Image, Matches, Size, Status
