@@ -8,22 +8,19 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
 
-from flowkit._version import __version__
 from flowkit.errors import FlowkitError, InputError
 from flowkit.io.atomic import write_text
 from flowkit.io.inputs import decoding
+from flowkit.io.provenance import provenance
 from flowkit.io.schema import (
     RECORDS,
     SCHEMA_VERSION,
@@ -33,12 +30,13 @@ from flowkit.io.schema import (
     BackwardFlow,
     FlowRecord,
     FlowStatistics,
+    GroupImage,
+    GroupRecord,
     HomographyRecord,
     ImageInfo,
     MatchesRecord,
     Model,
     PoseRecord,
-    Provenance,
     WarpRecord,
     schemas,
 )
@@ -49,31 +47,31 @@ __all__ = [
     "AlignRecord",
     "AnyRecord",
     "FlowRecord",
+    "GroupImage",
+    "GroupRecord",
     "HomographyRecord",
     "ImageInfo",
     "MatchesRecord",
     "PoseRecord",
-    "Provenance",
     "WarpRecord",
     "align_record",
     "flow_record",
+    "group_image",
+    "group_record",
     "homography_record",
     "is_complete",
     "matches_record",
     "pose_record",
-    "provenance",
     "read_record",
     "schemas",
     "to_json",
+    "unreadable_image",
     "warp_record",
     "write_json",
     "write_schemas",
 ]
 
 Names = Iterable[str | os.PathLike[str]]
-
-_OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python")
-
 
 # --- building --------------------------------------------------------------------------------------------------------
 
@@ -165,22 +163,54 @@ def align_record(
     flow = alignment.flow
     source_info, target_info = _image(source, flow.size1), _image(target, flow.size)
     statistics = _statistics(flow)
-    homographies = [
-        AlignHomography(matrix=_listed(matrix), inliers=int(inliers), share=float(np.mean(alignment.regions == index)))
-        for index, (matrix, inliers) in enumerate(zip(alignment.homographies, alignment.inliers, strict=True))
-    ]
     return AlignRecord(
         status=alignment.status,
         source=source_info,
         target=target_info,
         grid=target_info,
         points_into=source_info,
-        homographies=homographies,
+        homographies=_planes(alignment),
         coverage=float(alignment.flow.inside.mean()),
         mean_confidence=statistics.mean_confidence,
         statistics=statistics,
         **_agreement(alignment.matches),
         **_written(files, argv, alignment.run),
+    )
+
+
+def group_image(alignment: Alignment, name: str, file: str | None = None) -> GroupImage:
+    """The entry of group.json for the image called `name`; `file` is its picture on the target's grid, if it got one."""
+    return GroupImage(
+        **_image(name, alignment.flow.size1).model_dump(),
+        status=alignment.status,
+        message=None,
+        file=file,
+        inliers=int(sum(alignment.inliers)),
+        homographies=_planes(alignment),
+    )
+
+
+def unreadable_image(name: str, message: str) -> GroupImage:
+    """The entry of group.json for an image that could not be used; `message` says why."""
+    return GroupImage(name=name, size=None, status="unreadable", message=message, file=None, inliers=0, homographies=[])
+
+
+def group_record(
+    images: Iterable[GroupImage],
+    target: str,
+    size: Size,
+    files: Names = (),
+    argv: Iterable[str] = (),
+    *,
+    run: Run | None = None,
+) -> GroupRecord:
+    """group.json of a set brought onto `target` of that (height, width); when nothing was, its status is no_overlap."""
+    entries = list(images)
+    return GroupRecord(
+        status=Status.OK if any(entry.status is Status.OK for entry in entries) else Status.NO_OVERLAP,
+        target=_image(target, size),
+        images=entries,
+        **_written(files, argv, run),
     )
 
 
@@ -216,26 +246,15 @@ def warp_record(
     )
 
 
-def provenance(run: Run | None, argv: Iterable[str] = ()) -> Provenance:
-    """How a result was made; without a `run` only the versions are known."""
-    return Provenance(
-        flowkit=__version__,
-        arguments=[str(argument) for argument in argv],
-        method=run.method if run else None,
-        options=_plain(run.options) if run else {},
-        weights=_plain(run.weights) if run else {},
-        seed=run.seed if run else None,
-        device=run.device if run else None,
-        working_size0=run.working_size0 if run else None,
-        working_size1=run.working_size1 if run else None,
-        seconds=_plain(run.seconds) if run else {},
-        notes=list(run.notes) if run else [],
-        libraries=_libraries(),
-    )
-
-
 def _written(files: Names, argv: Iterable[str], run: Run | None) -> dict[str, Any]:
     return {"files": [PurePath(file).as_posix() for file in files], "provenance": provenance(run, argv)}
+
+
+def _planes(alignment: Alignment) -> list[AlignHomography]:
+    return [
+        AlignHomography(matrix=_listed(matrix), inliers=int(inliers), share=float(np.mean(alignment.regions == index)))
+        for index, (matrix, inliers) in enumerate(zip(alignment.homographies, alignment.inliers, strict=True))
+    ]
 
 
 def _agreement(matches: Matches) -> dict[str, Any]:
@@ -282,35 +301,6 @@ def _number(value: float | None) -> float | None:
 
 def _listed(array: np.ndarray | None) -> Any:
     return None if array is None else np.asarray(array, np.float64).tolist()
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold in place of numpy's numbers, paths, tuples, and of NaN; keys in order."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(value[key]) for key in sorted(value, key=str)}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
-    if isinstance(value, float):
-        return _number(value)
-    if value is None or isinstance(value, bool | int):
-        return value
-    return str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
-@cache
-def _libraries() -> dict[str, str]:
-    """Versions as installed; read from the metadata, so that nothing is imported for it."""
-    found = {"python": platform.python_version()}
-    for name, packages in (("numpy", ("numpy",)), ("opencv", _OPENCV), ("torch", ("torch",))):
-        for package in packages:
-            try:
-                found[name] = version(package)
-                break
-            except PackageNotFoundError:
-                continue
-    return found
 
 
 # --- writing and reading ---------------------------------------------------------------------------------------------

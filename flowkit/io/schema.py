@@ -198,6 +198,27 @@ class AlignRecord(Agreement, Record):
     provenance: Provenance
 
 
+class GroupImage(ImageInfo):
+    """One image of a set, and what became of it."""
+
+    status: Status | Literal["unreadable"] = Field(description="Only with ok was it brought onto the target")
+    message: Text | None = Field(description="Why it could not be used; null unless unreadable")
+    file: Text | None = Field(description="Its picture on the target's grid; null unless the status is ok")
+    inliers: Count = Field(description="Of all its homographies together")
+    homographies: list[AlignHomography] = Field(description="In the order they were accepted")
+
+
+class GroupRecord(Record):
+    """group.json: a set of images brought onto one target; the status is ok when at least one of them was."""
+
+    kind: Literal["group"] = "group"
+    target: ImageInfo
+    homography_convention: Literal["x_source ~ matrix x_target; row-major, matrix[2][2] = 1"] = ALIGN_CONVENTION
+    images: list[GroupImage] = Field(description="All but the target, those that could not be read last")
+    files: Files
+    provenance: Provenance
+
+
 class WarpRecord(Record):
     """warp.json: an image resampled by a flow or a homography."""
 
@@ -214,7 +235,7 @@ class WarpRecord(Record):
     provenance: Provenance
 
 
-AnyRecord = FlowRecord | MatchesRecord | HomographyRecord | PoseRecord | AlignRecord | WarpRecord
+AnyRecord = FlowRecord | MatchesRecord | HomographyRecord | PoseRecord | AlignRecord | GroupRecord | WarpRecord
 
 RECORDS: dict[str, type[AnyRecord]] = {
     "flow": FlowRecord,
@@ -222,6 +243,7 @@ RECORDS: dict[str, type[AnyRecord]] = {
     "homography": HomographyRecord,
     "pose": PoseRecord,
     "align": AlignRecord,
+    "group": GroupRecord,
     "warp": WarpRecord,
 }
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flowkit.io import results
-from flowkit.io.schema import SCHEMA_VERSION
+from flowkit.io.schema import GroupImage
 from flowkit.pipelines.group import Average
-from flowkit.pipelines.outputs import FILES, Outcome, write_pixels
+from flowkit.pipelines.outputs import Outcome, Writer, write_pixels
 from flowkit.types import Alignment, Image, Run, Status, Warped
 
 
@@ -28,54 +29,60 @@ def write_group_results(
 
     `average_before` is made of the same images, merely resized. `refused` fills up while `aligned` is consumed.
     """
-    for name in reversed(FILES["group"]):
-        (directory / name).unlink(missing_ok=True)
+    started = time.perf_counter()
+    write = Writer(directory, "group", pictures)
     before, after = Average(target.size), Average(target.size)
     before.add(target.rgb8)
     after.add(target.rgb8)
-    images: list[dict[str, Any]] = []
-    files: list[Path] = []
-    used: Counter[str] = Counter()
+    images: list[GroupImage] = []
+    runs: list[Run] = []
+    used: set[str] = set()
     for image, alignment, warped in aligned:
-        entry: dict[str, Any] = {
-            "name": image.name,
-            "status": str(alignment.status),
-            "file": None,
-            "inliers": int(sum(alignment.inliers)),
-            "homographies": [matrix.tolist() for matrix in alignment.homographies],
-        }
-        images.append(entry)
-        if warped is None:
-            continue
-        name = Path(image.name).stem
-        used[name.casefold()] += 1
-        if used[name.casefold()] > 1:
-            name += f"-{used[name.casefold()]}"
-        entry["file"] = f"aligned-{name}.png"
-        files.append(directory / entry["file"])
-        write_pixels(files[-1], warped.pixels)
-        before.add(image.rgb8)
-        after.add(Image(warped.pixels).rgb8, warped.valid)
-    for path, message in refused:
-        images.append({"name": str(path), "status": "unreadable", "file": None, "inliers": 0, "message": message})
-    good = sum(image["status"] == Status.OK for image in images)
-    if pictures and good:
-        for name, average in (("average.png", after), ("average_before.png", before)):
-            files.append(directory / name)
-            write_pixels(files[-1], average.picture())
-    run = Run(str(method["model"]), method, seed=int(method["seed"]), device=str(method["device"]))
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "group",
-        "status": str(Status.OK if good else Status.NO_OVERLAP),
-        "target": {"name": target.name, "size": list(target.size)},
-        "images": images,
-        "files": [file.name for file in files],
-        "provenance": results.provenance(run, command).model_dump(mode="json"),
-    }
-    results.write_json(directory / "group.json", record)
-    files.append(directory / "group.json")
+        file = None
+        if warped is not None:
+            file = _file_name(image, used)
+            write_pixels(write.path(file), warped.pixels)
+            before.add(image.rgb8)
+            after.add(Image(warped.pixels).rgb8, warped.valid)
+        images.append(results.group_image(alignment, image.name, file))
+        runs += [alignment.run] if alignment.run else []
+    images += [results.unreadable_image(str(path), message) for path, message in refused]
+    good = sum(image.status is Status.OK for image in images)
+    if good:
+        write.picture("average.png", after.picture())
+        write.picture("average_before.png", before.picture())
+    run = replace(_run(runs, method), seconds={"total": time.perf_counter() - started})
+    record = results.group_record(images, target.name, target.size, write.names, command, run=run)
     lines = [f"align {len(images)} images onto {target.name}: {good} aligned"]
-    lines += [f"  {image['name']}: {image['status']}" for image in images if image["status"] != Status.OK]
-    status = Status.OK if good else Status.NO_OVERLAP
-    return Outcome(status, record, tuple(lines), tuple(files))
+    lines += [f"  {image.name}: {image.status}" for image in images if image.status is not Status.OK]
+    # Also when none was aligned: what became of each image says more than one reason for all of them.
+    return replace(write.finish(record.status, record), summary=tuple(lines))
+
+
+def _file_name(image: Image, used: set[str]) -> str:
+    """aligned-NAME.png; with a number where it is taken, say because images differ only in their suffix."""
+    stem = name = Path(image.name).stem
+    number = 1
+    while name.casefold() in used:  # some file systems do not tell A from a
+        number += 1
+        name = f"{stem}-{number}"
+    used.add(name.casefold())
+    return f"aligned-{name}.png"
+
+
+def _run(runs: Sequence[Run], method: Mapping[str, Any]) -> Run:
+    """How the whole set was made: the weights and notes of all its images."""
+    weights: dict[str, str] = {}
+    notes: dict[str, None] = {}
+    for run in runs:
+        weights |= run.weights
+        notes |= dict.fromkeys(run.notes)
+    device = runs[0].device if runs else str(method["device"])  # "auto" only as long as nothing has run
+    return Run(
+        str(method["model"]),
+        method,
+        weights=weights,
+        seed=int(method["seed"]),
+        device=device,
+        notes=tuple(notes),
+    )

@@ -108,7 +108,7 @@ def _remove(directory: Path, names: Sequence[str]) -> None:
             (directory / name).unlink(missing_ok=True)
 
 
-class _Writer:
+class Writer:
     """Writes the files of one verb into one folder and remembers them."""
 
     def __init__(self, directory: Path, verb: str, pictures: bool) -> None:
@@ -117,10 +117,12 @@ class _Writer:
         self.files: list[Path] = []
 
     def path(self, name: str) -> Path:
+        """Where to write the file of that name; it counts as written from now on."""
         self.files.append(self.directory / name)
         return self.files[-1]
 
     def picture(self, name: str, pixels: np.ndarray) -> None:
+        """Write a picture, if pictures are wanted."""
         if self.pictures:
             write_image(self.path(name), pixels)
 
@@ -160,7 +162,7 @@ def write_flow_results(
     legend: bool = False,
 ) -> Outcome:
     """flow.flo, flow.png, of both directions backward.flo, confidence.png, occlusion.png; flow.json."""
-    write = _Writer(directory, "flow", pictures)
+    write = Writer(directory, "flow", pictures)
     if status is Status.OK:
         write_flow(write.path("flow.flo"), flow.uv)
         if flow.backward is not None:
@@ -188,7 +190,7 @@ def write_match_results(
     colmap: Path | None = None,
 ) -> Outcome:
     """matches.npz (or points.json, or hloc's features.h5 and matches.h5), matches.png, matches.json."""
-    write = _Writer(directory, "match", pictures)
+    write = Writer(directory, "match", pictures)
     status = Status.OK if len(matches) else Status.TOO_FEW_MATCHES
     if status is Status.OK:
         _write_match_data(write, matches, _file_names(image0, image1), format, colmap)
@@ -208,7 +210,7 @@ def write_homography_results(
     pictures: bool = True,
 ) -> Outcome:
     """homography.png, homography.json."""
-    write = _Writer(directory, "homography", pictures)
+    write = Writer(directory, "homography", pictures)
     if homography.matrix is not None:
         write.picture("homography.png", drawings.draw_homography(image0.rgb8, image1.rgb8, homography))
     record = results.homography_record(homography, image0.name, image1.name, write.names, command)
@@ -226,7 +228,7 @@ def write_pose_results(
     pictures: bool = True,
 ) -> Outcome:
     """pose.png, pose.json."""
-    write = _Writer(directory, "pose", pictures)
+    write = Writer(directory, "pose", pictures)
     summary = [f"pose {image0.name} -> {image1.name}: {_inliers(pose.matches)}"]
     if pose.R is not None and pose.t is not None and pose.status is Status.OK:
         write.picture("pose.png", drawings.draw_epipolar(image0.rgb8, image1.rgb8, pose))
@@ -252,7 +254,7 @@ def write_align_results(
     """aligned.png, blend.png, blink.gif, flow.flo, flow.png, confidence.png, align.json."""
     from flowkit.pipelines.warp import warp
 
-    write = _Writer(directory, "align", pictures)
+    write = Writer(directory, "align", pictures)
     if alignment.status is Status.OK:
         write_flow(write.path("flow.flo"), alignment.flow.uv)
         if pictures:
@@ -285,7 +287,7 @@ def write_warp_results(
     command: Sequence[str] = (),
 ) -> Outcome:
     """warped.png, occlusion.png (white where nothing is known), warp.json."""
-    write = _Writer(directory, "warp", True)
+    write = Writer(directory, "warp", True)
     write_pixels(write.path("warped.png"), warped.pixels)
     write.picture("occlusion.png", maps.occlusion_picture(~warped.valid))
     record = results.warp_record(
@@ -303,7 +305,7 @@ def write_warp_results(
 
 
 def _write_match_data(
-    write: _Writer, matches: Matches, names: tuple[str, str], format: str, colmap: Path | None
+    write: Writer, matches: Matches, names: tuple[str, str], format: str, colmap: Path | None
 ) -> None:
     from flowkit.io.colmap import export_database
     from flowkit.io.hloc import write_hloc

@@ -12,6 +12,7 @@ from flowkit.cli.main import run
 from flowkit.io.flow_files import read_flow
 from flowkit.io.images import read_image
 from flowkit.io.matches import read_matches
+from flowkit.io.results import is_complete, read_record, to_json
 from flowkit.pipelines.outputs import FILES
 
 
@@ -171,6 +172,13 @@ def test_align_a_group(tmp_path, monkeypatch, call, capsys):
     assert run(arguments) == 6
     assert "broken.png: unreadable" in capsys.readouterr().out
     record = json.loads(Path("o/group.json").read_text())
+    assert to_json(read_record("o/group.json")) == Path("o/group.json").read_text() and is_complete("o/group.json")
+    assert {image["name"]: image["file"] for image in record["images"] if image["status"] == "ok"} == {
+        "set/1.png": "aligned-1.png",
+        "set/2.png": "aligned-2.png",
+    }
+    (message,) = [image["message"] for image in record["images"] if image["message"]]
+    assert message.startswith("set/broken.png: ")
     statuses = {Path(image["name"]).stem: image["status"] for image in record["images"]}
     assert statuses.pop("unrelated") in ("no_overlap", "too_few_matches")
     assert statuses == {"1": "ok", "2": "ok", "broken": "unreadable"}

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from flowkit import __version__
 from flowkit.errors import InputError
 from flowkit.io import results
+from flowkit.io.provenance import provenance
 from flowkit.types import Alignment, Flow, Homography, Matches, RelativePose, Run, Status, Warped
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "docs" / "schema"
@@ -75,6 +76,15 @@ def alignment():
     return Alignment(flow(), Status.OK, matrices, regions, (12, 7), MATCHES, RUN)
 
 
+FAILED = dataclasses.replace(
+    alignment(), status=Status.TOO_FEW_MATCHES, homographies=(), inliers=(), regions=np.full((4, 5), -1, np.int16)
+)
+
+
+def group(*images, **changes):
+    return results.group_record(images, "target.jpg", (4, 5), ["aligned-a.png"], ["align", "--group"], **changes)
+
+
 def all_records():
     both = flow(backward=Flow(np.ones((2, 7, 9), np.float32), (4, 5)))
     nothing = Flow(np.full((2, 4, 5), np.nan, np.float32), (7, 9))
@@ -97,6 +107,13 @@ def all_records():
         results.align_record(alignment(), "source.jpg", "target.jpg"),
         results.warp_record(warped, "b.jpg", (7, 9), flow="flow.flo", other="a.jpg"),
         results.warp_record(warped, "b.jpg", (7, 9), homography="homography.json"),
+        group(
+            results.group_image(FAILED, "b.jpg"),
+            results.group_image(alignment(), "a.jpg", "aligned-a.png"),
+            results.unreadable_image("c.jpg", "c.jpg: no picture"),
+            run=RUN,
+        ),
+        group(results.group_image(FAILED, "b.jpg")),
     ]
 
 
@@ -200,6 +217,29 @@ def test_alignment_is_on_the_targets_grid():
     assert record.coverage == 0.4 and record.mean_confidence == 0.25
 
 
+def test_a_group_says_what_became_of_each_image():
+    record = RECORDS[12]
+    assert record.status == Status.OK and (record.target.name, record.target.size) == ("target.jpg", (4, 5))
+    failed, aligned, unreadable = record.images
+    assert (aligned.name, aligned.size, aligned.status) == ("a.jpg", (7, 9), Status.OK)
+    assert (aligned.file, aligned.inliers, aligned.message) == ("aligned-a.png", 19, None)
+    assert aligned.homographies == RECORDS[9].homographies  # as align.json has them
+    assert (failed.status, failed.size, failed.file) == (Status.TOO_FEW_MATCHES, (7, 9), None)
+    assert (failed.inliers, failed.homographies, failed.message) == (0, [], None)
+    assert (unreadable.name, unreadable.status, unreadable.message) == ("c.jpg", "unreadable", "c.jpg: no picture")
+    assert (unreadable.size, unreadable.file, unreadable.homographies) == (None, None, [])
+    assert RECORDS[13].status == group().status == Status.NO_OVERLAP
+
+
+def test_only_an_image_of_a_group_is_unreadable():
+    data = json.loads(results.to_json(RECORDS[12]))
+    validator = jsonschema.Draft202012Validator(results.schemas()["group"])
+    assert validator.is_valid(data) and data["images"][2]["status"] == "unreadable"
+    assert not validator.is_valid(data | {"status": "unreadable"})
+    for change in ({"status": "fine"}, {"inliers": -1}, {"homographies": [[1, 2, 3]]}, {"x": 1}):
+        assert not validator.is_valid(data | {"images": [data["images"][0] | change]}), change
+
+
 def test_warp_backward_and_forward():
     record = RECORDS[10]
     assert (record.grid.name, record.grid.size) == ("a.jpg", (4, 5)) and record.points_into == record.image
@@ -218,7 +258,7 @@ def test_provenance():
     assert record.seed == 7 and record.working_size0 == (4, 8) and record.working_size1 is None
     assert record.notes == ["a note"]
     assert {"python", "numpy", "torch", "opencv"} <= set(record.libraries)
-    assert results.provenance(None).method is None
+    assert provenance(None).method is None
 
 
 def test_nan_and_infinity_are_refused(tmp_path):
