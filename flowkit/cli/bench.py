@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option, Typer
 
-from flowkit.cli import report
+from flowkit.cli import options, report
 from flowkit.cli.options import METHOD, RESULTS, grouped
 from flowkit.errors import EXIT_PARTIAL_BATCH, OutputError, UsageError
 
@@ -40,10 +40,8 @@ class Running:
     """How much is run, where, and what becomes of the results."""
 
     limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N pairs of each data set.")] = None
-    device: Annotated[str, Option(metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = (
-        "auto"
-    )
-    seed: Annotated[int, Option(min=0, help="Seed of everything random.", rich_help_panel=METHOD)] = 0
+    device: options.Device = "auto"
+    seed: options.Seed = 0
     output: Annotated[
         Path | None,
         Option(
@@ -54,20 +52,13 @@ class Running:
             rich_help_panel=RESULTS,
         ),
     ] = None
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace results that are there already.", rich_help_panel=RESULTS)
-    ] = False
+    overwrite: options.Overwrite = False
     cache: Annotated[
         bool, Option("--cache/--no-cache", help="Keep predictions and use those kept.", rich_help_panel=RESULTS)
     ] = True
-    json: Annotated[
-        bool, Option("--json", help="Print the JSON record on stdout, nothing else.", rich_help_panel=RESULTS)
-    ] = False
-    verbose: Annotated[
-        int,
-        Option("--verbose", "-v", count=True, show_default=False, help="Log what is done.", rich_help_panel=RESULTS),
-    ] = 0
-    quiet: Annotated[bool, Option("--quiet", "-q", help="No progress, no table.", rich_help_panel=RESULTS)] = False
+    json: options.AsJson = False
+    verbose: options.Verbose = 0
+    quiet: options.Quiet = False
 
 
 @app.command()

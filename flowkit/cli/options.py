@@ -60,20 +60,40 @@ MaxFlow = Annotated[
     float | None, Option(min=1e-6, help="Flow length that gets the full colour; the longest vector by default.")
 ]
 Legend = Annotated[bool, Option("--legend", help="Draw the colour wheel into the flow picture.")]
+Device = Annotated[str, Option(metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)]
+Seed = Annotated[int, Option(min=0, help="Seed of everything random.", rich_help_panel=METHOD)]
+Overwrite = Annotated[
+    bool, Option("--overwrite", help="Replace results that are there already.", rich_help_panel=RESULTS)
+]
+AsJson = Annotated[
+    bool, Option("--json", help="Print the JSON record on stdout, nothing else.", rich_help_panel=RESULTS)
+]
+Verbose = Annotated[
+    int,
+    Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="Log what is done; -vv with tracebacks.",
+        rich_help_panel=RESULTS,
+    ),
+]
+Quiet = Annotated[
+    bool, Option("--quiet", "-q", help="No summary, log or progress; errors still show.", rich_help_panel=RESULTS)
+]
 
 
 @dataclass(frozen=True)
 class Compute:
     """Where and at what size the work is done; results are in original pixels all the same."""
 
-    device: Annotated[str, Option(metavar="DEV", help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=METHOD)] = (
-        "auto"
-    )
+    device: Device = "auto"
     resize: Annotated[
         str | None,
         Option(metavar="N|WxH", help="Work at this size: the longer side, or width x height.", rich_help_panel=METHOD),
     ] = None
-    seed: Annotated[int, Option(min=0, help="Seed of everything random.", rich_help_panel=METHOD)] = 0
+    seed: Seed = 0
 
     def arguments(self) -> dict[str, Any]:
         """As the pipelines take them."""
@@ -122,29 +142,13 @@ class Output:
             rich_help_panel=RESULTS,
         ),
     ] = None
-    overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace results that are there already.", rich_help_panel=RESULTS)
-    ] = False
+    overwrite: Overwrite = False
     pictures: Annotated[
         bool, Option("--pictures/--no-pictures", help="Write pictures beside the data.", rich_help_panel=RESULTS)
     ] = True
-    json: Annotated[
-        bool, Option("--json", help="Print the JSON record on stdout, nothing else.", rich_help_panel=RESULTS)
-    ] = False
-    verbose: Annotated[
-        int,
-        Option(
-            "--verbose",
-            "-v",
-            count=True,
-            show_default=False,
-            help="Log what is done; -vv with tracebacks.",
-            rich_help_panel=RESULTS,
-        ),
-    ] = 0
-    quiet: Annotated[
-        bool, Option("--quiet", "-q", help="No summary, log or progress; errors still show.", rich_help_panel=RESULTS)
-    ] = False
+    json: AsJson = False
+    verbose: Verbose = 0
+    quiet: Quiet = False
 
 
 @dataclass(frozen=True)
