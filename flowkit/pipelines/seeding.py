@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flowkit.pipelines.filling import fill as fill
+
 CENSUS_RADIUS = 3
 COLOUR_LIMIT = 60.0
 """Lab distance (L1) at which the colour term saturates; it weighs 0.3 of the census term."""
@@ -88,95 +90,160 @@ class Planes:
 
 
 class MatchingCost:
-    """How badly image1 at p + flow(p) looks like image0 at p: census Hamming distance plus colour, guided-filtered."""
+    """How badly image1 at a pixel's target looks like image0 at the pixel: census Hamming distance plus colour, averaged by
+    a guided filter. Targets (H, W, 2) are float32 positions in image1, of which the nearest pixel counts."""
 
     def __init__(self, rgb0: np.ndarray, rgb1: np.ndarray, valid1: np.ndarray | None = None, window: int = 9) -> None:
         import cv2
 
-        self.valid1 = valid1
-
         self.cv2 = cv2
-        self.height, self.width = rgb0.shape[:2]
-        self.height1, self.width1 = rgb1.shape[:2]
-        self.x, self.y = pixel_grid(self.height, self.width)
+        self.shape, self.shape1, self.window = rgb0.shape[:2], rgb1.shape[:2], (window, window)
         grey0, grey1 = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (rgb0, rgb1))
-        self.census0, self.census1 = _census(grey0), _census(grey1)
-        self.lab0, lab1 = (cv2.cvtColor(i, cv2.COLOR_RGB2LAB).astype(np.int16) for i in (rgb0, rgb1))
-        self.lab1 = _same_palette(lab1, self.lab0, valid1)
-        self.window = (window, window)
+        lab0, lab1 = (cv2.cvtColor(i, cv2.COLOR_RGB2LAB) for i in (rgb0, rgb1))
+        self.valid1 = None if valid1 is None else np.ascontiguousarray(valid1).reshape(-1)
+        self.census0, self.census1 = _census(grey0).reshape(-1), _census(grey1).reshape(-1)
+        self.colour0, self.colour1 = _packed(lab0), _packed(_same_palette(lab1, lab0, valid1))
         self.guide = grey0.astype(np.float32) / 255
         self.guide_mean = self._box(self.guide)
-        self.guide_variance = self._box(self.guide * self.guide) - self.guide_mean**2 + 1e-3
+        self.guide_precision = 1 / (self._box(self.guide * self.guide) - self.guide_mean**2 + 1e-3)
 
     def __call__(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """(H, W) float32 cost of the flow (u, v); about 0 for a perfect match and 0.5 for noise."""
-        column, row = np.rint(self.x + u).astype(np.int32), np.rint(self.y + v).astype(np.int32)
-        outside = (column < 0) | (row < 0) | (column >= self.width1) | (row >= self.height1)
-        np.clip(column, 0, self.width1 - 1, out=column)
-        np.clip(row, 0, self.height1 - 1, out=row)
-        bits = (2 * CENSUS_RADIUS + 1) ** 2 - 1
-        cost = np.bitwise_count(self.census1[row, column] ^ self.census0).astype(np.float32) / bits
-        colour = np.abs(self.lab1[row, column] - self.lab0).sum(2, dtype=np.float32)
-        cost += np.minimum(colour, COLOUR_LIMIT) * (0.3 / COLOUR_LIMIT)
+        x, y = pixel_grid(*self.shape)
+        targets = self.pixels(np.dstack([x + u, y + v]).astype(np.float32, copy=False))
+        return self.averaged(self.single(np.arange(targets.size), targets.reshape(-1)).reshape(self.shape))
+
+    def pixels(self, targets: np.ndarray) -> np.ndarray:
+        """(h, w) int32: the pixel of image1 nearest to each of (h, w, 2) targets, two int16 (x, y) seen as one number."""
+        rounded, _ = self.cv2.convertMaps(targets, None, self.cv2.CV_16SC2, nninterpolation=True)
+        return rounded.view(np.int32)[..., 0]
+
+    def single(self, where: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+        """(N,) float32: what image0's pixels `where` (N,), counted along the rows, cost by themselves at `pixels` (N,)."""
+        height, width = self.shape1
+        column, row = pixels.view(np.int16).reshape(-1, 2).T.astype(np.int32)
+        seen = (column >= 0) & (row >= 0) & (column < width) & (row < height)
+        index = np.where(seen, row * width + column, 0)
         if self.valid1 is not None:
-            outside |= ~self.valid1[row, column]
-        cost[outside] = OUTSIDE_COST
-        return self._guided(cost)
+            seen &= self.valid1.take(index)
+        differ = np.bitwise_count(self.census1.take(index) ^ self.census0.take(where))
+        colour0, colour1 = (
+            c.view(np.uint8).reshape(-1, 4) for c in (self.colour0.take(where), self.colour1.take(index))
+        )
+        apart = np.maximum(colour0, colour1) - np.minimum(colour0, colour1)
+        colour = apart[:, 0].astype(np.float32) + apart[:, 1] + apart[:, 2]
+        cost = np.minimum(colour, COLOUR_LIMIT) * np.float32(0.3 / COLOUR_LIMIT)
+        cost += differ * np.float32(1 / ((2 * CENSUS_RADIUS + 1) ** 2 - 1))
+        cost[~seen] = OUTSIDE_COST
+        return cost
+
+    def averaged(self, cost: np.ndarray) -> np.ndarray:
+        """The pixels' own costs (H, W) averaged by a guided filter (He et al., 2010): a window mean that does not bleed
+        across image0's edges."""
+        mean = self._box(cost)
+        slope = self._box(cost * self.guide)
+        slope -= mean * self.guide_mean
+        slope *= self.guide_precision
+        mean -= slope * self.guide_mean
+        result = self._box(slope)
+        result *= self.guide
+        result += self._box(mean)
+        return result
 
     def _box(self, values: np.ndarray) -> np.ndarray:
         return self.cv2.boxFilter(values, -1, self.window)
 
-    def _guided(self, cost: np.ndarray) -> np.ndarray:
-        # Guided filter (He et al., 2010): a window mean that does not bleed across the guide's edges.
-        mean = self._box(cost)
-        slope = (self._box(cost * self.guide) - mean * self.guide_mean) / self.guide_variance
-        return self._box(slope) * self.guide + self._box(mean - slope * self.guide_mean)
+
+class _Choice:
+    """What each pixel has chosen so far: its target in image1 and how that moves for a step in x and in y, all (H, W, 2)."""
+
+    def __init__(self, cost: MatchingCost) -> None:
+        x, y = pixel_grid(*cost.shape)
+        self.cost = cost
+        self.best = np.full(cost.shape, np.inf, np.float32)
+        self.target = np.dstack([x, y])
+        self.along_x, self.along_y = np.zeros((2, *self.target.shape), np.float32)
+        self.along_x[..., 0] = self.along_y[..., 1] = 1
+        self.numbers = np.arange(x.size, dtype=np.int32).reshape(x.shape)
+        # Nothing chosen yet: every pixel at (-1, -1), outside.
+        self.pixel = np.full(cost.shape, -1, np.int32)
+        self.single = np.full(cost.shape, OUTSIDE_COST, np.float32)
+
+    def attempt(
+        self, target: np.ndarray, along_x: np.ndarray, along_y: np.ndarray, here: tuple[slice, slice] = np.s_[:, :]
+    ) -> None:
+        """Offers (h, w, 2) targets to the pixels `here`; those take it that become cheaper."""
+        copy = self.cost.cv2.copyTo
+        pixel = self.cost.pixels(target)
+        # Most offers lead to the very pixel that was chosen already and cost the same: only the others are looked up.
+        new = np.flatnonzero(pixel != self.pixel[here])
+        if not len(new):
+            return
+        single = self.single.copy()
+        offered = np.ascontiguousarray(single[here])
+        offered.reshape(-1)[new] = self.cost.single(self.numbers[here].reshape(-1)[new], pixel.reshape(-1)[new])
+        single[here] = offered
+        averaged = self.cost.averaged(single)[here]
+        better = (averaged < self.best[here] - 1e-4).view(np.uint8)
+        for values, kept in (
+            (averaged, self.best),
+            (target, self.target),
+            (along_x, self.along_x),
+            (along_y, self.along_y),
+            (pixel, self.pixel),
+            (offered, self.single),
+        ):
+            copy(values, better, kept[here])
+
+    def hand_on(self, step: int, vertical: bool) -> None:
+        """Every pixel is offered what the one `step` pixels before it (after it, if negative) chose, as that moves along."""
+        before, after = slice(None, -abs(step)), slice(abs(step), None)
+        there, here = (before, after) if step > 0 else (after, before)
+        source, offered_to = (np.s_[there, :], np.s_[here, :]) if vertical else (np.s_[:, there], np.s_[:, here])
+        if not self.best[source].size:
+            return
+        # Copies, for what the neighbours chose is written to while it is read.
+        along_x, along_y = self.along_x[source].copy(), self.along_y[source].copy()
+        target = self.cost.cv2.scaleAdd(along_y if vertical else along_x, step, self.target[source])
+        self.attempt(target, along_x, along_y, offered_to)
 
 
 def spread(
-    cost: MatchingCost, planes: Planes | None, candidates: Sequence[np.ndarray] = (), tries: int = 6, rounds: int = 2
+    cost: MatchingCost, planes: Planes | None, candidates: Sequence[np.ndarray] = (), tries: int = 4
 ) -> tuple[np.ndarray, np.ndarray]:
     """The cheapest flow at every pixel: (H, W, 2) float32 and its cost (H, W).
 
-    Each pixel tries the planes of its `tries` nearest matches and the dense `candidates`, then takes over neighbours'
-    choices at distances 32, 16, ... 1 in four directions, `rounds` times.
+    Each pixel tries the planes of its `tries` nearest matches and the dense `candidates` (whose motion travels as a shift),
+    then takes over neighbours' choices at distances 32, 16, ... 1 in four directions, and once more at 8 ... 1.
     """
-    shape = (cost.height, cost.width)
-    best = np.full(shape, np.inf, np.float32)
-    u, v = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    # Which plane a pixel took: -1 - k is candidate k, whose motion travels as a shift.
-    choice = np.full(shape, -1, np.int32)
+    import cv2
 
-    def attempt(u_new: np.ndarray, v_new: np.ndarray, which: np.ndarray) -> None:
-        nonlocal best
-        new = cost(u_new, v_new)
-        better = new < best - 1e-4
-        best = np.where(better, new, best)
-        np.copyto(u, u_new, where=better)
-        np.copyto(v, v_new, where=better)
-        np.copyto(choice, which, where=better)
-
+    height, width = cost.shape
+    choice = _Choice(cost)
+    grid, right, down = choice.target.copy(), np.array([1, 0], np.float32), np.array([0, 1], np.float32)
     if planes is not None:
+        # All pixels of a small cell have the same nearest matches.
         cell = 4
-        grid_y, grid_x = np.mgrid[0 : shape[0] : cell, 0 : shape[1] : cell]
-        _, index = nearest(planes.centres, np.column_stack([grid_x.ravel(), grid_y.ravel()]), tries)
-        index = index.reshape(*grid_y.shape, -1).astype(np.int32)
-        rows, columns = np.arange(shape[0])[:, None] // cell, np.arange(shape[1])[None] // cell
+        y, x = np.mgrid[0:height:cell, 0:width:cell].astype(np.float32)
+        _, index = nearest(planes.centres, np.column_stack([x.ravel(), y.ravel()]), tries)
+        index = index.reshape(*y.shape, -1)
+        size = x.shape[1] * cell, x.shape[0] * cell
+        inside_x, inside_y = ((grid[..., i] % cell)[..., None] for i in (0, 1))
         for k in range(index.shape[-1]):
-            which = index[..., k][rows, columns]
-            attempt(*planes.flow(which, cost.x, cost.y), which)
-    for k, flow in enumerate(candidates):
-        attempt(flow[..., 0], flow[..., 1], np.full(shape, -1 - k, np.int32))
-    for _ in range(rounds):
-        for step in (32, 16, 8, 4, 2, 1):
-            for shift in ((0, step), (0, -step), (step, 0), (-step, 0)):
-                which = np.roll(choice, shift, (0, 1))
-                u_new, v_new = np.roll(u, shift, (0, 1)), np.roll(v, shift, (0, 1))
-                if planes is not None:
-                    u_plane, v_plane = planes.flow(np.maximum(which, 0), cost.x, cost.y)
-                    u_new, v_new = np.where(which < 0, u_new, u_plane), np.where(which < 0, v_new, v_plane)
-                attempt(u_new, v_new, which)
-    return np.dstack([u, v]), best
+            u, v = planes.flow(index[..., k], x, y)
+            affine = planes.affine[index[..., k]]
+            corner, along_x, along_y = (
+                np.ascontiguousarray(cv2.resize(i, size, interpolation=cv2.INTER_NEAREST)[:height, :width])
+                for i in (np.dstack([x + u, y + v]), affine[..., 0, :] + right, affine[..., 1, :] + down)
+            )
+            choice.attempt(corner + inside_x * along_x + inside_y * along_y, along_x, along_y)
+    for flow in candidates:
+        choice.attempt(grid + flow, np.zeros_like(grid) + right, np.zeros_like(grid) + down)
+    for step in (32, 16, 8, 4, 2, 1, 8, 4, 2, 1):
+        for vertical in (True, False):
+            choice.hand_on(step, vertical)
+            choice.hand_on(-step, vertical)
+    return choice.target - grid, choice.best
 
 
 @dataclass(frozen=True)
@@ -262,27 +329,6 @@ def round_trip_error(flow: np.ndarray, backward: np.ndarray) -> np.ndarray:
     return np.linalg.norm(flow + back, axis=2)
 
 
-def fill(flow: np.ndarray, keep: np.ndarray, guide: np.ndarray, reach: float = 40.0, edge: float = 0.15) -> np.ndarray:
-    """`flow` where `keep`, elsewhere the edge-aware average of what is kept (normalised convolution with the recursive
-    domain-transform filter); `guide` is the (H, W, 3) uint8 image whose edges stop it, `reach` its range in pixels."""
-    if not keep.any():
-        return flow
-    guide = guide.astype(np.float32) / 255
-    across = 1 + reach / edge * np.abs(np.diff(guide, axis=1)).sum(2)
-    down = 1 + reach / edge * np.abs(np.diff(guide, axis=0)).sum(2)
-    values = np.dstack([flow * keep[..., None], keep]).astype(np.float32)
-    rounds = 2
-    for i in range(rounds):
-        sigma = reach * np.sqrt(3) * 2 ** (rounds - i - 1) / np.sqrt(4**rounds - 1)
-        decay = np.float32(np.exp(-np.sqrt(2) / sigma))
-        _recursive(values.transpose(1, 0, 2), (decay**across).T)
-        _recursive(values, decay**down)
-    averaged = values[..., :2] / np.maximum(values[..., 2:], 1e-12)
-    # Beyond the filter's reach nothing is known: the nearest kept flow is the best guess.
-    averaged = np.where(values[..., 2:] > 1e-6, averaged, _nearest_kept(flow, keep))
-    return np.where(keep[..., None], flow, averaged).astype(np.float32)
-
-
 def without_specks(keep: np.ndarray, smallest: int = 60) -> np.ndarray:
     """`keep` less its connected regions of fewer than `smallest` pixels, which are matched by chance."""
     import cv2
@@ -311,37 +357,34 @@ def supported(keep: np.ndarray, flow: np.ndarray, points: np.ndarray, motion: np
 
 
 def _census(grey: np.ndarray) -> np.ndarray:
+    """(H, W) uint64: for each of the 48 others of the 7x7 pixels around one, whether it is brighter."""
     import cv2
 
     r, (height, width) = CENSUS_RADIUS, grey.shape
     grey = cv2.GaussianBlur(grey, (0, 0), 0.6)
     padded = cv2.copyMakeBorder(grey, r, r, r, r, cv2.BORDER_REPLICATE)
-    code = np.zeros(grey.shape, np.uint64)
+    octets = [np.zeros(grey.shape, np.uint8) for _ in range(8)]
     offsets = [(dy, dx) for dy in range(2 * r + 1) for dx in range(2 * r + 1) if (dy, dx) != (r, r)]
     for bit, (dy, dx) in enumerate(offsets):
-        code |= (padded[dy : dy + height, dx : dx + width] > grey).astype(np.uint64) << np.uint64(bit)
-    return code
+        brighter = cv2.compare(padded[dy : dy + height, dx : dx + width], grey, cv2.CMP_GT)
+        brighter &= np.uint8(1 << bit % 8)
+        octets[bit // 8] |= brighter
+    return cv2.merge(octets).view(np.uint64)[..., 0]
+
+
+def _packed(lab: np.ndarray) -> np.ndarray:
+    """(H * W,) uint32 of (H, W, 3) uint8: looked up as one number."""
+    import cv2
+
+    return cv2.cvtColor(lab, cv2.COLOR_RGB2RGBA).view(np.uint32).reshape(-1)
 
 
 def _same_palette(lab1: np.ndarray, lab0: np.ndarray, valid1: np.ndarray | None) -> np.ndarray:
     """lab1 with lab0's mean and spread in each channel: exposure and white balance are no evidence against a match."""
-    seen = lab1[valid1] if valid1 is not None and valid1.any() else lab1.reshape(-1, 3)
-    other = lab0.reshape(-1, 3)
-    gain = np.clip((other.std(0) + 1) / (seen.std(0) + 1), 0.5, 2.0)
-    return np.rint((lab1 - seen.mean(0)) * gain + other.mean(0)).astype(np.int16)
-
-
-def _recursive(values: np.ndarray, weight: np.ndarray) -> None:
-    for i in range(1, len(values)):
-        values[i] += weight[i - 1, :, None] * (values[i - 1] - values[i])
-    for i in range(len(values) - 2, -1, -1):
-        values[i] += weight[i, :, None] * (values[i + 1] - values[i])
-
-
-def _nearest_kept(flow: np.ndarray, keep: np.ndarray) -> np.ndarray:
     import cv2
 
-    _, label = cv2.distanceTransformWithLabels((~keep).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    lookup = np.zeros((int(label.max()) + 1, 2), np.float32)
-    lookup[label[keep]] = flow[keep]
-    return lookup[label]
+    seen = valid1.astype(np.uint8) if valid1 is not None and valid1.any() else None
+    (mean0, spread0), (mean1, spread1) = cv2.meanStdDev(lab0), cv2.meanStdDev(lab1, mask=seen)
+    gain = np.clip((spread0 + 1) / (spread1 + 1), 0.5, 2.0)
+    table = np.rint((np.arange(256) - mean1) * gain + mean0).clip(0, 255).astype(np.uint8)
+    return cv2.LUT(lab1, np.ascontiguousarray(table.T)[:, None])

@@ -1,0 +1,54 @@
+"""Spreading matches to a dense flow, on motions that are known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flowkit.pipelines.seeding import OUTSIDE_COST, MatchingCost, Planes, pixel_grid, spread
+
+
+@pytest.fixture(scope="module")
+def texture() -> np.ndarray:
+    import cv2
+
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 1.0)
+
+
+def test_the_right_flow_costs_nothing_and_what_is_not_shown_most(texture):
+    moved = np.roll(texture, (3, 5), (0, 1))
+    valid = np.ones(moved.shape[:2], bool)
+    valid[:, 60:] = False
+    cost = MatchingCost(texture, moved, valid)(np.full((90, 120), 5, np.float32), np.full((90, 120), 3, np.float32))
+    assert cost[12:-12, 12:40].max() < 0.02
+    # Beyond column 55 the second picture shows nothing, beyond row 87 there is none.
+    assert cost[12:-12, 65:] == pytest.approx(OUTSIDE_COST, abs=1e-3)
+
+
+def test_one_plane_is_handed_on_as_it_moves_along(texture):
+    import cv2
+
+    matrix = np.array([[1.06, 0.0, 2.0], [0.0, 0.97, 1.0]])
+    moved = cv2.warpAffine(texture, matrix, (120, 90), borderMode=cv2.BORDER_REFLECT)
+    x, y = pixel_grid(90, 120)
+    truth = np.dstack([0.06 * x + 2, -0.03 * y + 1])
+    # The plane is offered everywhere beside a wrong flow; both ways to reach a pixel give the plane's own motion there.
+    planes = Planes(np.array([[30, 20]], np.float32), np.array([[[0.06, 0], [0, -0.03], [3.8, 0.4]]], np.float32))
+    flow, cost = spread(MatchingCost(texture, moved), planes, [np.full((90, 120, 2), 40, np.float32)])
+    assert np.abs(flow - truth)[:, :100].max() < 1e-3 and np.median(cost) < 0.15
+
+
+def test_a_flow_known_in_one_place_reaches_the_others(texture):
+    moved = np.roll(texture, 7, 1)
+    known = np.full((90, 120, 2), -30, np.float32)
+    known[40:60, 40:60] = [7, 0]
+    flow, _ = spread(MatchingCost(texture, moved), None, [known])
+    assert np.abs(flow - [7, 0])[:, :110].max(2).mean() < 0.1
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 40), (33, 9)])
+def test_pictures_smaller_than_the_steps(texture, size):
+    small = np.ascontiguousarray(texture[: size[0], : size[1]])
+    flow, cost = spread(MatchingCost(small, small), None, [np.zeros((*size, 2), np.float32)])
+    assert (flow == 0).all() and cost.max() < 1e-3
