@@ -1,9 +1,11 @@
-"""How far a true homography moves when it is refined densely on its own pair: what the images themselves determine.
+"""How far a true homography moves when it is measured again on its own pair: what the images themselves determine.
 
     .venv/bin/python benchmarks/truth_under_refinement.py ROOT
 
-ROOT is laid out as for `flowkit bench pairs`. A pair whose truth moves by many pixels at the corners cannot be told apart from
-its neighbours by its pictures: the surface is not flat, or the corners lie far outside the overlap, or the truth is rough.
+ROOT is laid out as for `flowkit bench pairs`. Each pair is brought into the common view of its true homography and measured
+there in several ways that know nothing of each other: densely, and by each of the features. Where all of them move the
+corners by many pixels, the images do not determine them: the surface is not flat, or the corners lie far outside the overlap,
+or the truth is rough.
 """
 
 from __future__ import annotations
@@ -14,15 +16,23 @@ from pathlib import Path
 import flowkit
 from flowkit.datasets.catalogue import find_samples
 from flowkit.evaluation.metrics import corner_error
+from flowkit.pipelines.match import matcher_name
 from flowkit.pipelines.refinement import refine_homography
+from flowkit.pipelines.viewpoints import rematch
+
+FEATURES = ("sift", "xfeat", "disk", "aliked")
 
 
 def main() -> None:
+    print(f"{'corners move by, px':27s}" + "".join(f"{name:>9s}" for name in ("dense", *FEATURES)))
     for sample in find_samples(Path(sys.argv[1]), ("homography",))["homography"]:
         image0, image1 = (flowkit.read_image(path) for path in (sample.image0, sample.image1))
-        refined = refine_homography(image0.rgb8, image1.rgb8, sample.H)
-        moved = "nothing to refine on" if refined is None else f"{corner_error(refined, sample.H, image0.size):6.2f} px"
-        print(f"{sample.dataset:10s} {sample.name:16s} {moved}")
+        measured = [refine_homography(image0.rgb8, image1.rgb8, sample.H)]
+        for features in FEATURES:
+            again = rematch(image0, image1, sample.H, matcher_name(features), "cpu", 0)
+            measured.append(None if again is None else again.matrix)
+        moved = [corner_error(matrix, sample.H, image0.size) for matrix in measured]
+        print(f"{sample.dataset:10s} {sample.name:16s}" + "".join(f"{pixels:9.1f}" for pixels in moved), flush=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ VIEW_BOUND = 3.0
 """Inlier bound in the common view, pixels."""
 BORDER = 6
 """Keypoints so close to the edge of the overlap see the edge, not the picture."""
-SIMULATED_SIDE, SIMULATED_KEYPOINTS, SIMULATED_PER_VIEW = 800, 30_000, 1500
+SIMULATED_TILTS = (1.0, 2.0, 4.0, 4 * 2**0.5, 8.0)
+"""Up to 8 on either side: pictures taken from opposite grazing angles differ by more than 20."""
+SIMULATED_SIDE, SIMULATED_KEYPOINTS, SIMULATED_PER_VIEW = 1000, 30_000, 1000
 SIMULATED_RATIOS = (0.9, 0.8)
 
 
@@ -66,9 +68,9 @@ def thorough_homography(
             pool.append(simulated[0])
             yield from _candidates(simulated, threshold, seed)
 
-    best: _Rematched | None = None
+    best: Rematched | None = None
     for matrix in candidates():
-        again = _rematch(image0, image1, matrix, features or DEFAULT_FEATURES, device, seed)
+        again = rematch(image0, image1, matrix, features or DEFAULT_FEATURES, device, seed)
         if again is not None and (best is None or again.support > best.support):
             best = again
         if best is not None and best.support >= WEAK_SUPPORT:
@@ -98,10 +100,10 @@ def settle(
     matches, and its dense refinement. The one that all matches together agree with more is kept: on a plane that is the
     refined one, which has a say everywhere; on a bent or stepped surface DIS follows the surface, and the matches win.
     """
-    again: _Rematched | None = None
+    again: Rematched | None = None
     for _ in range(ROUNDS):
         # A right homography reproduces itself; the rounds differ by little, so the newest is as good as any.
-        again = _rematch(image0, image1, matrix, features or DEFAULT_FEATURES, device, seed)
+        again = rematch(image0, image1, matrix, features or DEFAULT_FEATURES, device, seed)
         if again is None or not again.convincing:
             return None
         matrix = again.matrix
@@ -168,7 +170,7 @@ def common_view(matrix: np.ndarray, size0: Size, size1: Size) -> CommonView | No
 
 
 @dataclass(frozen=True)
-class _Rematched:
+class Rematched:
     """What rematching a candidate gave: a better matrix and matches in original pixels."""
 
     matrix: np.ndarray
@@ -177,13 +179,14 @@ class _Rematched:
 
     @property
     def convincing(self) -> bool:
+        """True when the images have more in common than chance gives."""
         return self.support >= max(MIN_SUPPORT, MIN_SHARE * len(self.matches))
 
 
-def _rematch(
+def rematch(
     image0: Image, image1: Image, matrix: np.ndarray, features: str, device: str, seed: int
-) -> _Rematched | None:
-    """Both images in the common view of `matrix`, matched and fitted there."""
+) -> Rematched | None:
+    """Both images in the common view of `matrix`, matched and fitted there; None where that gives no homography."""
     import cv2
 
     view = common_view(matrix, image0.size, image1.size)
@@ -216,7 +219,7 @@ def _rematch(
         origins=found.origins,
         origin=found.origin,
     )
-    return _Rematched(better / better[2, 2], matches, int(fit.inliers.sum()))
+    return Rematched(better / better[2, 2], matches, int(fit.inliers.sum()))
 
 
 def render(pixels: np.ndarray, to_view: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
@@ -266,7 +269,9 @@ def _simulated_viewpoints(image0: Image, image1: Image) -> list[Matches]:
     from flowkit.features.affine import AffineSimulation
     from flowkit.features.sift import Sift
 
-    extractor = AffineSimulation(Sift(max_keypoints=SIMULATED_PER_VIEW), max_keypoints=SIMULATED_KEYPOINTS)
+    extractor = AffineSimulation(
+        Sift(max_keypoints=SIMULATED_PER_VIEW), tilts=SIMULATED_TILTS, max_keypoints=SIMULATED_KEYPOINTS
+    )
     images = image0, image1
     sizes = [working_size(image.size, max_side=SIMULATED_SIDE) for image in images]
     seen = [extractor.extract(resized_image(image, size)) for image, size in zip(images, sizes, strict=True)]

@@ -63,6 +63,21 @@ def test_strong_tilt_is_found(astronaut: Image) -> None:
     assert (found.matches.points1[found.matches.inliers] < [width, height]).all()
 
 
+def test_opposite_grazing_views_are_found() -> None:
+    # One picture squeezed six times across, the other six times down: between them lies a tilt of 36.
+    image, squeeze = Image(data.astronaut()), 6.0
+    matrices = [np.diag([1 / squeeze, 1.0, 1.0]), np.diag([1.0, 1 / squeeze, 1.0])]
+    for matrix in matrices:
+        matrix[:2, 2] = (np.diag(matrix)[:2] - 1) / 2  # pixel centres
+    across, down = (
+        Image(render(image.rgb8, matrix, size)[0])
+        for matrix, size in zip(matrices, [(512, 85), (85, 512)], strict=True)
+    )
+    found = thorough_homography(across, down, threshold=THRESHOLD, device="cpu")
+    assert found.status is Status.OK and found.matrix is not None
+    assert corner_error(found.matrix, matrices[1] @ np.linalg.inv(matrices[0]), across.size) < 1.0
+
+
 def test_named_features_are_the_only_ones(astronaut: Image) -> None:
     found = thorough_homography(astronaut, astronaut, features="sift", threshold=THRESHOLD, device="cpu")
     assert found.status is Status.OK and found.matrix is not None
