@@ -1,4 +1,4 @@
-"""Edge-aware filling of a flow's holes from what is known around them (domain transform, Gastal and Oliveira 2011)."""
+"""Edge-aware filling of holes from what is known around them (domain transform, Gastal and Oliveira 2011)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 
 
 def fill(flow: np.ndarray, keep: np.ndarray, guide: np.ndarray, reach: float = 40.0, edge: float = 0.15) -> np.ndarray:
-    """`flow` where `keep`, elsewhere the edge-aware average of what is kept (normalised convolution with the recursive
-    domain-transform filter); `guide` is the (H, W, 3) uint8 image whose edges stop it, `reach` its range in pixels."""
+    """`flow` (H, W, C) where `keep`, elsewhere the edge-aware average of what is kept (normalised convolution with the
+    recursive domain-transform filter); `guide` is the (H, W, 3) uint8 image whose edges stop it, `reach` its range in pixels."""
     if not keep.any():
         return flow
     guide = guide.astype(np.float32) / 255
@@ -20,9 +20,9 @@ def fill(flow: np.ndarray, keep: np.ndarray, guide: np.ndarray, reach: float = 4
         decay = np.float32(np.exp(-np.sqrt(2) / sigma))
         _recursive(values.transpose(1, 0, 2), (decay**across).T)
         _recursive(values, decay**down)
-    averaged = values[..., :2] / np.maximum(values[..., 2:], 1e-12)
+    averaged = values[..., :-1] / np.maximum(values[..., -1:], 1e-12)
     # Beyond the filter's reach nothing is known: the nearest kept flow is the best guess.
-    averaged = np.where(values[..., 2:] > 1e-6, averaged, _nearest_kept(flow, keep))
+    averaged = np.where(values[..., -1:] > 1e-6, averaged, _nearest_kept(flow, keep))
     return np.where(keep[..., None], flow, averaged).astype(np.float32)
 
 
@@ -37,6 +37,6 @@ def _nearest_kept(flow: np.ndarray, keep: np.ndarray) -> np.ndarray:
     import cv2
 
     _, label = cv2.distanceTransformWithLabels((~keep).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    lookup = np.zeros((int(label.max()) + 1, 2), np.float32)
+    lookup = np.zeros((int(label.max()) + 1, flow.shape[2]), np.float32)
     lookup[label[keep]] = flow[keep]
     return lookup[label]

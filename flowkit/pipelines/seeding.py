@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowkit.pipelines.filling import fill as fill
+from flowkit.pipelines.filling import fill
 
 CENSUS_RADIUS = 3
 COLOUR_LIMIT = 60.0

@@ -6,7 +6,8 @@ import pytest
 import flowkit
 from flowkit.errors import InputError, UsageError
 from flowkit.pipelines.pose import from_matches as pose_from_matches
-from flowkit.pipelines.seeding import Planes, densify, fill, locally_consistent
+from flowkit.pipelines.filling import fill
+from flowkit.pipelines.seeding import Planes, densify, locally_consistent
 from flowkit.types import Matches, Status
 
 cv2 = pytest.importorskip("cv2")
