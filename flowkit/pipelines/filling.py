@@ -6,8 +6,11 @@ import numpy as np
 
 
 def fill(flow: np.ndarray, keep: np.ndarray, guide: np.ndarray, reach: float = 40.0, edge: float = 0.15) -> np.ndarray:
-    """`flow` (H, W, C) where `keep`, elsewhere the edge-aware average of what is kept (normalised convolution with the
-    recursive domain-transform filter); `guide` is the (H, W, 3) uint8 image whose edges stop it, `reach` its range in pixels."""
+    """`flow` (H, W, C) where `keep` (H, W), elsewhere the edge-aware average of what is kept.
+
+    Normalised convolution with the recursive domain-transform filter; `guide` is the (H, W, 3) uint8 image whose edges stop
+    it, `reach` its range in pixels. Where nothing is kept the flow comes back as it is.
+    """
     if not keep.any():
         return flow
     guide = guide.astype(np.float32) / 255

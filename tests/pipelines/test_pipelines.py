@@ -5,8 +5,8 @@ import pytest
 
 import flowkit
 from flowkit.errors import InputError, UsageError
-from flowkit.pipelines.pose import from_matches as pose_from_matches
 from flowkit.pipelines.filling import fill
+from flowkit.pipelines.pose import from_matches as pose_from_matches
 from flowkit.pipelines.seeding import Planes, densify, locally_consistent
 from flowkit.types import Matches, Status
 
