@@ -13,8 +13,9 @@ import numpy as np
 
 from flowkit.pipelines.dis import dis_flow, variational_refinement
 from flowkit.pipelines.filling import fill
+from flowkit.pipelines.matching_cost import MatchingCost, pixel_grid
 from flowkit.pipelines.refinement import warp_onto
-from flowkit.pipelines.seeding import MatchingCost, densify, pixel_grid, round_trip_error, without_specks
+from flowkit.pipelines.seeding import densify, round_trip_error, without_specks
 
 MARGIN = 0.12
 """The warped source is drawn this share of the longer side beyond the target's frame: depth moves things across it."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flowkit.pipelines.seeding import OUTSIDE_COST, MatchingCost, Planes, pixel_grid, spread
+from flowkit.pipelines.matching_cost import OUTSIDE_COST, MatchingCost, pixel_grid
+from flowkit.pipelines.seeding import Planes, spread
 
 
 @pytest.fixture(scope="module")
