@@ -79,28 +79,43 @@ def find(
         matches = match(image0, image1, features=features, resize=resize, device=device, seed=seed)
         best = from_matches(matches, threshold, seed)
     if (turn or effort == "high") and support(best) < ENOUGH and not (is_blank(image0) or is_blank(image1)):
+        turned = best
         for matches in variants(image0, image1, features=features, device=device, seed=seed):
             other = from_matches(matches, threshold, seed)
-            # Five more tries are five more chances for a wrong model: it must be clearly better.
-            if support(other) > max(1.2 * support(best), 12):
-                best = other
-            if support(best) >= ENOUGH:
+            if support(other) > max(1.2 * support(turned), 12):
+                turned = other
+            if support(turned) >= ENOUGH:
                 break
+        if support(turned) >= ENOUGH:
+            best = turned
+        elif turned is not best:
+            # Five more tries are five more chances for a wrong model: few matches must be borne out by more.
+            settled = _settled(image0, image1, turned, features, threshold, device, seed)
+            best = best if settled is None else settled
     if best.matrix is not None and support(best) < WEAK_SUPPORT and effort != "high":
         best = _strengthened(image0, image1, best, features, threshold, device, seed)
     return best
+
+
+def _settled(
+    image0: Image, image1: Image, rough: Homography, features: str | None, threshold: float, device: str, seed: int
+) -> Homography | None:
+    """What matching again in a common view makes of a rough fit; None when that does not bear it out."""
+    from flowkit.pipelines.viewpoints import settle
+
+    assert rough.matrix is not None
+    settled = settle(image0, image1, rough.matrix, [rough.matches], features, threshold, device, seed)
+    return None if settled is None else replace(settled, matches=replace(settled.matches, run=rough.matches.run))
 
 
 def _strengthened(
     image0: Image, image1: Image, weak: Homography, features: str | None, threshold: float, device: str, seed: int
 ) -> Homography:
     """A fit on few matches, settled by matching again in a common view; failing that, refined densely."""
-    from flowkit.pipelines.viewpoints import settle
-
-    assert weak.matrix is not None
-    settled = settle(image0, image1, weak.matrix, [weak.matches], features, threshold, device, seed)
+    settled = _settled(image0, image1, weak, features, threshold, device, seed)
     if settled is not None:
-        return replace(settled, matches=replace(settled.matches, run=weak.matches.run))
+        return settled
+    assert weak.matrix is not None
     refined = refine_homography(image0.rgb8, image1.rgb8, weak.matrix)
     if refined is None:
         return weak

@@ -8,7 +8,7 @@ from flowkit.errors import InputError, UsageError
 from flowkit.pipelines.filling import fill
 from flowkit.pipelines.pose import from_matches as pose_from_matches
 from flowkit.pipelines.seeding import Planes, densify, locally_consistent
-from flowkit.types import Matches, Status
+from flowkit.types import Image, Matches, Status
 
 cv2 = pytest.importorskip("cv2")
 
@@ -260,3 +260,20 @@ def test_only_regions_that_a_match_agrees_with_are_kept():
     assert kept[5, 5] and kept[35, 58] and not kept[12:28, 37:53].any()
     motion[1] = 20
     assert supported(np.ones((40, 60), bool), flow, points, motion)[20, 45]
+
+
+def test_few_matches_of_a_turned_picture_must_be_borne_out(photo, unrelated, monkeypatch):
+    """Sixteen matches that agree by chance on a turn are not enough where looking again finds nothing in common."""
+    from flowkit.pipelines import homography as module
+
+    image0, image1 = Image(photo[:300, :300].copy()), Image(unrelated[:300, :300].copy())
+    points = np.random.default_rng(0).uniform(20, 280, (16, 2)).astype(np.float32)
+    turned = np.column_stack([points[:, 1], 299 - points[:, 0]])
+    chance = Matches(
+        points, turned, np.repeat(np.arange(16)[:, None], 2, 1), np.ones(16, np.float32), (300, 300), (300, 300)
+    )
+    assert module.from_matches(chance, 3.0).status is Status.OK
+    monkeypatch.setattr(module, "variants", lambda *_, **__: iter([chance]))
+    options = {"features": None, "effort": "normal", "threshold": 3.0, "device": "cpu", "seed": 0}
+    found = module.find(image0, image1, turn=True, **options)
+    assert found.matrix is None and found.status in (Status.NO_OVERLAP, Status.TOO_FEW_MATCHES)
