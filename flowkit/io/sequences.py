@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +26,7 @@ VIDEO_SUFFIXES = (
 Frame = tuple[str, Image]
 
 
-class Sequence:
+class Sequence(ABC):
     """Frames in order, each decoded when it is asked for; iterating again starts from the beginning.
 
     `path` is where they come from, `length` how many there are and `fps` how many a second, None where unknown.
@@ -35,9 +36,9 @@ class Sequence:
     length: int | None = None
     fps: float | None = None
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
         """Give (name, image) of every frame."""
-        raise NotImplementedError
 
     def pairs(self) -> Iterator[tuple[Frame, Frame]]:
         """Give every two consecutive frames; each frame is decoded once and two are held at most."""
