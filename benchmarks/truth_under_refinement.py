@@ -2,10 +2,10 @@
 
     .venv/bin/python benchmarks/truth_under_refinement.py ROOT
 
-ROOT is laid out as for `flowkit bench pairs`. Each pair is brought into the common view of its true homography and measured
-there in several ways that know nothing of each other: densely, and by each of the features. Where all of them move the
-corners by many pixels, the images do not determine them: the surface is not flat, or the corners lie far outside the overlap,
-or the truth is rough.
+ROOT is laid out as for `flowkit bench pairs`. Each pair is measured from its true homography on in several ways that know
+nothing of each other: densely with image1 warped onto image0, and by each of the features in the common view. Where all of
+them move the corners by many pixels, the images do not determine them: the surface is not flat, or the corners lie far
+outside the overlap, or the truth is rough.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +33,22 @@ Features = Annotated[
     str | None, Option(metavar="NAMES", help=f"Local features, a union written a+b. {_LIST}", rich_help_panel=METHOD)
 ]
 Effort = Annotated[str | None, Option(metavar="NAMES", help=f"normal, high. {_LIST}", rich_help_panel=METHOD)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which methods are compared, and with which options."""
+
+    method: MethodOption = None
+    model: Model = None
+    preset: Preset = None
+    init: Init = None
+    features: Features = None
+    effort: Effort = None
+
+    def varied(self) -> dict[str, str | None]:
+        """The options that methods may differ in."""
+        return {name: names for name, names in asdict(self).items() if name != "method"}
 
 
 @dataclass(frozen=True)
@@ -66,21 +82,15 @@ class Running:
 def flow(
     dataset: Dataset,
     root: Root,
-    method: MethodOption = None,
-    model: Model = None,
-    preset: Preset = None,
-    init: Init = None,
-    features: Features = None,
-    effort: Effort = None,
     *,
+    choice: Choice,
     running: Running,
 ) -> None:
     """Dense flow: AEPE, Fl, shares within 1/3/5 px. Homography data sets count where they land inside image1.
 
     Methods: dis, dis-fast, dis+matches, align, align-multi-h, or flow with --model.
     """
-    varied = {"model": model, "preset": preset, "init": init, "features": features, "effort": effort}
-    _one("flow", dataset, root, method, varied, running)
+    _one("flow", dataset, root, choice.method, choice.varied(), running)
 
 
 @app.command()
@@ -104,21 +114,15 @@ def pose(dataset: Dataset, root: Root, features: Features = None, *, running: Ru
 def matching(
     dataset: Dataset,
     root: Root,
-    method: MethodOption = None,
-    model: Model = None,
-    preset: Preset = None,
-    init: Init = None,
-    features: Features = None,
-    effort: Effort = None,
     *,
+    choice: Choice,
     running: Running,
 ) -> None:
     """Matches against labels: precision at 1/3/5 px, epipolar error of the labels; PCK for dense methods.
 
     Methods: match, and the dense ones of `bench flow`.
     """
-    varied = {"model": model, "preset": preset, "init": init, "features": features, "effort": effort}
-    _one("matching", dataset, root, method, varied, running)
+    _one("matching", dataset, root, choice.method, choice.varied(), running)
 
 
 @app.command()

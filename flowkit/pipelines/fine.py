@@ -28,6 +28,7 @@ AGREES = 1.5
 MAINLAND_SHARE, ISLAND_SHARE, ISLAND_COST = 0.01, 0.001, 2.0
 """Islands of agreement between these shares of the picture must not cost more than so many times the mainland's median."""
 RIM = 4
+"""Working pixels around what is hidden to which the flow there has smeared over."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def join(layers: Sequence[Layer], guide: np.ndarray) -> Joined:
     known = _without_chance_islands(agreed, _chosen([layer.cost for layer in layers], choice))
     confidence = np.exp(-0.5 * np.minimum(error, 1e3) ** 2)
     lost = without_specks(~known, 30)
-    # Flow smears over the edge of what is hidden: the rim of large hidden parts is not to be gone on from.
+    # The rim of large hidden parts is not to be gone on from.
     lost |= _dilated(without_specks(~known, smallest), RIM)
     confidence[lost | (agreed & ~known)] = 0
     if lost.any() and not lost.all():

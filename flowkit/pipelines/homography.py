@@ -91,7 +91,8 @@ def find(
         elif turned is not best:
             # Five more tries are five more chances for a wrong model: few matches must be borne out by more.
             settled = _settled(image0, image1, turned, features, threshold, device, seed)
-            best = best if settled is None else settled
+            if settled is not None:
+                return settled
     if best.matrix is not None and support(best) < WEAK_SUPPORT and effort != "high":
         best = _strengthened(image0, image1, best, features, threshold, device, seed)
     return best

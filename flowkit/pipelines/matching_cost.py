@@ -26,7 +26,6 @@ class MatchingCost:
     def __init__(self, rgb0: np.ndarray, rgb1: np.ndarray, valid1: np.ndarray | None = None, window: int = 9) -> None:
         import cv2
 
-        self.cv2 = cv2
         self.shape, self.shape1, self.window = rgb0.shape[:2], rgb1.shape[:2], (window, window)
         grey0, grey1 = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (rgb0, rgb1))
         lab0, lab1 = (cv2.cvtColor(i, cv2.COLOR_RGB2LAB) for i in (rgb0, rgb1))
@@ -45,7 +44,9 @@ class MatchingCost:
 
     def pixels(self, targets: np.ndarray) -> np.ndarray:
         """(h, w) int32: the pixel of image1 nearest to each of (h, w, 2) targets, two int16 (x, y) seen as one number."""
-        rounded, _ = self.cv2.convertMaps(targets, None, self.cv2.CV_16SC2, nninterpolation=True)
+        import cv2
+
+        rounded, _ = cv2.convertMaps(targets, None, cv2.CV_16SC2, nninterpolation=True)
         return rounded.view(np.int32)[..., 0]
 
     def single(self, where: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -81,7 +82,9 @@ class MatchingCost:
         return result
 
     def _box(self, values: np.ndarray) -> np.ndarray:
-        return self.cv2.boxFilter(values, -1, self.window)
+        import cv2
+
+        return cv2.boxFilter(values, -1, self.window)
 
 
 def _census(grey: np.ndarray) -> np.ndarray:

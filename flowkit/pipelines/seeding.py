@@ -99,7 +99,8 @@ class _Choice:
         self, target: np.ndarray, along_x: np.ndarray, along_y: np.ndarray, here: tuple[slice, slice] = np.s_[:, :]
     ) -> None:
         """Offers (h, w, 2) targets to the pixels `here`; those take it that become cheaper."""
-        copy = self.cost.cv2.copyTo
+        import cv2
+
         pixel = self.cost.pixels(target)
         # Most offers lead to the very pixel that was chosen already and cost the same: only the others are looked up.
         new = np.flatnonzero(pixel != self.pixel[here])
@@ -119,10 +120,12 @@ class _Choice:
             (pixel, self.pixel),
             (offered, self.single),
         ):
-            copy(values, better, kept[here])
+            cv2.copyTo(values, better, kept[here])
 
     def hand_on(self, step: int, vertical: bool) -> None:
         """Every pixel is offered what the one `step` pixels before it (after it, if negative) chose, as that moves along."""
+        import cv2
+
         before, after = slice(None, -abs(step)), slice(abs(step), None)
         there, here = (before, after) if step > 0 else (after, before)
         source, offered_to = (np.s_[there, :], np.s_[here, :]) if vertical else (np.s_[:, there], np.s_[:, here])
@@ -130,7 +133,7 @@ class _Choice:
             return
         # Copies, for what the neighbours chose is written to while it is read.
         along_x, along_y = self.along_x[source].copy(), self.along_y[source].copy()
-        target = self.cost.cv2.scaleAdd(along_y if vertical else along_x, step, self.target[source])
+        target = cv2.scaleAdd(along_y if vertical else along_x, step, self.target[source])
         self.attempt(target, along_x, along_y, offered_to)
 
 
