@@ -1,0 +1,1 @@
+"""Hot tensor kernels, each with one torch reference."""

@@ -1,0 +1,1 @@
+"""The data engine: still photographs in, image pairs with exact ground truth out."""

@@ -1,0 +1,167 @@
+"""The photographs that every scene is textured with, held as uint8 on the device that renders."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowkit.errors import InputError
+from flowkit.types import Size
+
+log = logging.getLogger(__name__)
+
+CUTOUT = 256
+"""Side of a cut-out in pixels."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+LEVELS = 3
+"""How many sizes of every photo are kept, each half the one before: a texture seen from afar is sampled without aliasing."""
+
+
+@dataclass(frozen=True)
+class PhotoStore:
+    """N photos of one size at LEVELS scales, and M cut-outs with alpha.
+
+    `levels[k]` is (N, H >> k, W >> k, 3) uint8 RGB. `cutouts` is (M, S, S, 4) uint8, colours not multiplied by alpha, the
+    object centred and as large as it fits; M may be 0. `skipped` counts the files that could not be read.
+    """
+
+    levels: tuple[Tensor, ...]
+    cutouts: Tensor
+    names: tuple[str, ...] = ()
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return int(self.levels[0].shape[0])
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the photos at level 0."""
+        return int(self.levels[0].shape[1]), int(self.levels[0].shape[2])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the photos are."""
+        return self.levels[0].device
+
+    def to(self, device: torch.device | str) -> PhotoStore:
+        """The same photos on another device."""
+        levels = tuple(level.to(device) for level in self.levels)
+        return PhotoStore(levels, self.cutouts.to(device), self.names, self.skipped)
+
+    @classmethod
+    def from_arrays(
+        cls, photos: list[np.ndarray], cutouts: list[np.ndarray] | None = None, size: Size = (480, 640)
+    ) -> PhotoStore:
+        """From (H, W, 3) uint8 pictures of any sizes, and (H, W, 4) cut-outs."""
+        full = np.stack([covering(photo, size) for photo in photos])
+        cut = (
+            np.stack([fitted(cutout) for cutout in cutouts]) if cutouts else np.zeros((0, CUTOUT, CUTOUT, 4), np.uint8)
+        )
+        return cls(pyramid(torch.from_numpy(full)), torch.from_numpy(cut))
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path | str, cutouts: Path | str | None = None, size: Size = (480, 640), limit: int | None = None
+    ) -> PhotoStore:
+        """Every picture of the folder and its subfolders, and every cut-out (a picture with transparency) of `cutouts`.
+
+        Unreadable files are skipped, counted and named in the log. InputError if a folder is missing or no photo of it can
+        be read.
+        """
+        files = pictures(Path(folder))[:limit]
+        photos, names = [], []
+        for file in files:
+            if (pixels := _colours(file)) is not None:
+                photos.append(covering(pixels, size))
+                names.append(file.name)
+        if not photos:
+            raise InputError(
+                f"{folder}: no photo in it can be read ({len(files)} files looked at); give a folder of JPEG, PNG or WebP"
+            )
+        shapes = [_with_alpha(file) for file in (pictures(Path(cutouts)) if cutouts is not None else [])]
+        cut = [fitted(shape) for shape in shapes if shape is not None]
+        skipped = len(files) - len(photos) + len(shapes) - len(cut)
+        if skipped:
+            log.warning("%s: %d of %d pictures could not be used", folder, skipped, len(files) + len(shapes))
+        levels = pyramid(torch.from_numpy(np.stack(photos)))
+        stacked = np.stack(cut) if cut else np.zeros((0, CUTOUT, CUTOUT, 4), np.uint8)
+        return cls(levels, torch.from_numpy(stacked), tuple(names), skipped)
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The picture files in the folder and its subfolders, sorted; InputError if it is no folder or has none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; give a folder of photographs")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f"{folder}: no picture in it (looked for {', '.join(SUFFIXES)})")
+    return found
+
+
+def _colours(file: Path) -> np.ndarray | None:
+    from flowkit.io.images import read_image
+
+    try:
+        return read_image(file).rgb8
+    except InputError as error:
+        log.warning("skipped: %s", error)
+        return None
+
+
+def _with_alpha(file: Path) -> np.ndarray | None:
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(file) as picture:
+            return np.array(picture.convert("RGBA"))
+    except OSError as error:
+        log.warning("skipped: %s (%s)", file, error)
+        return None
+
+
+def covering(photo: np.ndarray, size: Size) -> np.ndarray:
+    """The centre of the picture, scaled so that it just covers `size`."""
+    import cv2
+
+    height, width = size
+    scale = max(height / photo.shape[0], width / photo.shape[1])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    rows, columns = max(height, round(photo.shape[0] * scale)), max(width, round(photo.shape[1] * scale))
+    resized = cv2.resize(photo, (columns, rows), interpolation=interpolation)
+    top, left = (rows - height) // 2, (columns - width) // 2
+    return np.ascontiguousarray(resized[top : top + height, left : left + width])
+
+
+def fitted(cutout: np.ndarray, side: int = CUTOUT) -> np.ndarray:
+    """The cut-out's visible part, scaled into a square of `side` with a transparent rim."""
+    import cv2
+
+    rows, columns = np.nonzero(cutout[..., 3] > 8)
+    if len(rows) == 0:
+        return np.zeros((side, side, 4), np.uint8)
+    part = cutout[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    room = side - 4
+    scale = room / max(part.shape[:2])
+    height, width = (max(1, round(n * scale)) for n in part.shape[:2])
+    resized = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    square = np.zeros((side, side, 4), np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = resized
+    return square
+
+
+def pyramid(photos: Tensor, levels: int = LEVELS) -> tuple[Tensor, ...]:
+    """(N, H, W, 3) uint8 and its halved copies (area averages), photo by photo to bound memory."""
+    result = [photos]
+    for _ in range(levels - 1):
+        halves = [
+            torch.nn.functional.avg_pool2d(chunk.movedim(-1, 1).float(), 2).round().to(torch.uint8).movedim(1, -1)
+            for chunk in result[-1].split(32)
+        ]
+        result.append(torch.cat(halves).contiguous())
+    return tuple(result)
