@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,8 @@ class PhotoStore:
     cutouts: Tensor
     names: tuple[str, ...] = ()
     skipped: int = 0
+    texels: Tensor = field(init=False, repr=False)
+    """(T, 3) uint8: every pixel of every level, one level after the other; `levels` are views of it."""
 
     def __len__(self) -> int:
         return int(self.levels[0].shape[0])
@@ -50,8 +52,19 @@ class PhotoStore:
 
     def to(self, device: torch.device | str) -> PhotoStore:
         """The same photos on another device."""
-        levels = tuple(level.to(device) for level in self.levels)
-        return PhotoStore(levels, self.cutouts.to(device), self.names, self.skipped)
+        return PhotoStore(
+            tuple(level.to(device) for level in self.levels), self.cutouts.to(device), self.names, self.skipped
+        )
+
+    def __post_init__(self) -> None:
+        texels = torch.cat([level.reshape(-1, 3) for level in self.levels])
+        views, start = [], 0
+        for level in self.levels:
+            end = start + level.numel() // 3
+            views.append(texels[start:end].view(level.shape))
+            start = end
+        object.__setattr__(self, "texels", texels)
+        object.__setattr__(self, "levels", tuple(views))
 
     @classmethod
     def from_arrays(
@@ -165,3 +178,37 @@ def pyramid(photos: Tensor, levels: int = LEVELS) -> tuple[Tensor, ...]:
         ]
         result.append(torch.cat(halves).contiguous())
     return tuple(result)
+
+
+def mirrored(points: Tensor, count: Tensor | float) -> Tensor:
+    """Coordinates along an axis of `count` pixels, folded back at the picture's edges, half a pixel beyond the centres."""
+    folded = torch.remainder(points + 0.5, 2 * count)
+    return torch.minimum(folded, 2 * count - folded) - 0.5
+
+
+def lookup(photos: PhotoStore, picture: Tensor, level: Tensor, points: Tensor) -> Tensor:
+    """(N, P, 3) float32 in [0, 1]: photo `picture` (N,) at scale `level` (N,), bilinear, at `points` (N, P, 2).
+
+    The points are pixels (x, y) of level 0; beyond its edges the photo is mirrored. Different photos and levels are read in
+    one go, from all texels laid end to end.
+    """
+    sizes = torch.tensor([level.shape[1:3] for level in photos.levels], device=points.device)
+    starts = torch.tensor([0, *(level.numel() // 3 for level in photos.levels[:-1])], device=points.device).cumsum(0)
+    texels = photos.texels
+    rows, columns = sizes[level].unbind(-1)
+    start = starts[level] + picture * rows * columns
+    scale = torch.exp2(-level.to(points.dtype))[:, None]
+    x = mirrored((points[..., 0] + 0.5) * scale - 0.5, columns[:, None].to(points.dtype))
+    y = mirrored((points[..., 1] + 0.5) * scale - 0.5, rows[:, None].to(points.dtype))
+    left, top = x.floor(), y.floor()
+    across, down = (x - left)[..., None], (y - top)[..., None]
+    x0, y0 = left.long(), top.long()
+
+    def texel(dx: int, dy: int) -> Tensor:
+        column = (x0 + dx).clamp_min(0).minimum(columns[:, None] - 1)
+        row = (y0 + dy).clamp_min(0).minimum(rows[:, None] - 1)
+        return texels[start[:, None] + row * columns[:, None] + column].to(points.dtype)
+
+    above = texel(0, 0).lerp(texel(1, 0), across)
+    below = texel(0, 1).lerp(texel(1, 1), across)
+    return above.lerp(below, down) / 255
