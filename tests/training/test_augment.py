@@ -1,0 +1,469 @@
+"""RAFT's augmentation: images and flow stay together to a fraction of a pixel, the draws are RAFT's, the batches come again."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from flowkit.datasets.samples import FlowSample
+from flowkit.datasets.training_sets import SETS, PairArrays, TrainingSet
+from flowkit.errors import UsageError
+from flowkit.geometry.sampling import warp
+from flowkit.io.flow_files import write_flow
+from flowkit.training.augment import (
+    DENSE,
+    SPARSE,
+    STAGES,
+    Placement,
+    PublicPairs,
+    augment,
+    collate,
+    erase,
+    jitter,
+    mixture,
+    place,
+    public_batches,
+)
+
+STILL = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "eraser": 0.0}
+SIZE = (120, 160)
+A = np.array([[1.25, -0.3], [0.25, 0.85]])  # image0 -> image1 about the centre, a strong change of scale and shape
+CENTRE = np.array([79.5, 59.5])
+
+
+def grid(size):
+    y, x = np.mgrid[: size[0], : size[1]].astype(np.float64)
+    return x, y
+
+
+def waves(x, y):
+    """A smooth picture, (..., 3) in 0..255, with slopes to 25 levels a pixel."""
+    channels = [np.sin(x / 4.6 + 0.7), np.sin(y / 5.1), np.sin((x - y) / 6.3 + 2)]
+    return 127.5 + 110 * np.stack(channels, axis=-1)
+
+
+def affine_pair(sparse=False):
+    """image1 is `waves`, image0 what it looks like through p -> A (p - c) + c, and the flow of that."""
+    x, y = grid(SIZE)
+    points = np.stack([x, y], axis=-1)
+    targets = (points - CENTRE) @ A.T + CENTRE
+    image0, image1 = waves(targets[..., 0], targets[..., 1]), waves(x, y)
+    flow = np.moveaxis(targets - points, -1, 0).astype(np.float32)
+    if sparse:
+        flow[:, np.random.default_rng(0).random(SIZE) < 0.7] = np.nan
+    return PairArrays(np.rint(image0).astype(np.uint8), np.rint(image1).astype(np.uint8), flow)
+
+
+def shift_between(one, other):
+    """The (x, y) in pixels by which picture `other` (H, W, C) seems displaced from `one`; NaN pixels do not count."""
+    slopes = np.stack([np.gradient(one, axis=axis).ravel() for axis in (1, 0)], axis=1)
+    difference = (one - other).ravel()
+    kept = np.isfinite(slopes).all(axis=1) & np.isfinite(difference)
+    return np.linalg.lstsq(slopes[kept], difference[kept])[0]
+
+
+def warp_error(arrays):
+    """|image1 brought back by the flow - image0| in grey levels where it is valid, and by how many pixels (x, y) it is off."""
+    image0, image1, flow = (torch.from_numpy(arrays[name]).float() for name in ("image0", "image1", "flow"))
+    warped, inside = warp(image1, flow)
+    kept = inside & torch.from_numpy(arrays["valid"])
+    assert kept.float().mean() > 0.1
+    off = shift_between(
+        *(np.moveaxis(torch.where(kept, image, torch.nan).numpy(), 0, -1) for image in (image0, warped))
+    )
+    return (warped - image0).abs()[:, kept], off
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_dense_flow_still_brings_image1_onto_image0(seed):
+    arrays = augment(
+        affine_pair(), (64, 96), replace(DENSE, **STILL, spatial=1.0, flip_y=0.5), np.random.default_rng(seed)
+    )
+    assert arrays["image0"].shape == (3, 64, 96) and arrays["flow"].shape == (2, 64, 96) and arrays["valid"].all()
+    error, off = warp_error(arrays)
+    assert error.mean() < 1.2 and error.quantile(0.99) < 5  # interpolation and rounding
+    assert np.abs(off).max() < 0.03
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0), (0, 0.5)])
+def test_the_measure_sees_half_a_pixel(shift):
+    """What the test above would say of images half a pixel apart."""
+    arrays = augment(affine_pair(), (64, 96), replace(DENSE, **STILL, spatial=1.0), np.random.default_rng(1))
+    flow = arrays["flow"] + np.float32(shift).reshape(2, 1, 1)
+    error, off = warp_error({**arrays, "flow": flow})
+    assert error.mean() > 2.5 and np.abs(off).max() > 0.2
+
+
+PLACEMENTS = [
+    Placement(SIZE, (150, 300), (False, False), (7, 11), (64, 96)),
+    Placement(SIZE, (90, 110), (True, False), (3, 5), (64, 96)),
+    Placement(SIZE, (173, 161), (True, True), (20, 30), (64, 96)),
+    Placement(SIZE, SIZE, (False, True), (0, 56), (64, 96)),
+]
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_crop_shows_what_the_resize_rule_says(placement):
+    """Pixel (x, y) of the crop is the point ((x - t) / s) of the original, with x' = (x + 0.5) s - 0.5 before flip and crop."""
+    pair = affine_pair()
+    (sx, tx), (sy, ty) = placement.axes
+    x, y = grid(placement.crop)
+    x, y = (x - tx) / sx, (y - ty) / sy
+    inner = (x > 1) & (x < SIZE[1] - 2) & (y > 1) & (y < SIZE[0] - 2)
+    shown = placement.picture(pair.image1).astype(np.float64)
+    assert np.abs(shown - waves(x, y))[inner].mean() < 1.5
+    shown[~inner] = np.nan
+    assert np.abs(shift_between(waves(x, y), shown)).max() < 0.02
+    # an affine flow survives bilinear interpolation exactly
+    targets = (np.stack([x, y], axis=-1) - CENTRE) @ A.T + CENTRE
+    expected = np.stack([(targets[..., 0] - x) * sx, (targets[..., 1] - y) * sy])
+    np.testing.assert_allclose(placement.dense_flow(pair.flow)[:, inner], expected[:, inner], atol=2e-3)
+
+
+def test_axes_by_hand():
+    """Twice as wide, half as high, flipped in x, cropped at (3, 2)."""
+    placement = Placement((8, 10), (4, 20), (True, False), (3, 2), (2, 5))
+    (sx, tx), (sy, ty) = placement.axes
+    # original x = 1: resized (1 + 0.5) 2 - 0.5 = 2.5, flipped 19 - 2.5 = 16.5, cropped 13.5
+    assert sx * 1 + tx == pytest.approx(13.5)
+    # original y = 5: resized 5.5 / 2 - 0.5 = 2.25, cropped 0.25
+    assert sy * 5 + ty == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_scattered_flow_goes_to_the_nearest_pixel(placement):
+    """A flow that says where its pixel was: every vector must be within half a pixel of where it belongs, and none biased."""
+    x, y = grid(SIZE)
+    coordinates = np.stack([x, y]).astype(np.float32)
+    coordinates[:, np.random.default_rng(0).random(SIZE) < 0.9] = np.nan
+    moved = placement.sparse_flow(coordinates)
+    (sx, tx), (sy, ty) = placement.axes
+    known = np.isfinite(moved).all(axis=0)
+    share = np.isfinite(coordinates[0]).mean() / (abs(sx) * abs(sy))
+    assert known.mean() == pytest.approx(share, rel=0.25)
+    cx, cy = grid(placement.crop)
+    off_x, off_y = moved[0][known] + tx - cx[known], moved[1][known] + ty - cy[known]  # values are scaled like vectors
+    assert np.abs(off_x).max() <= 0.5 + 1e-3 and np.abs(off_y).max() <= 0.5 + 1e-3
+    assert abs(off_x.mean()) < 0.1 and abs(off_y.mean()) < 0.1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sparse_pair_under_a_translation_is_exact(seed):
+    x, y = grid(SIZE)
+    image0, image1 = (np.rint(waves(x + dx, y + dy)).astype(np.uint8) for dx, dy in ((5.3, -3.6), (0, 0)))
+    flow = np.broadcast_to(np.float32([5.3, -3.6]).reshape(2, 1, 1), (2, *SIZE)).copy()
+    flow[:, np.random.default_rng(seed).random(SIZE) < 0.7] = np.nan
+    settings = replace(SPARSE, **STILL, spatial=1.0, min_scale=-0.3, max_scale=0.5)
+    arrays = augment(PairArrays(image0, image1, flow), (64, 96), settings, np.random.default_rng(seed))
+    assert 0.05 < arrays["valid"].mean() < 0.6 and not arrays["flow"][:, ~arrays["valid"]].any()
+    assert warp_error(arrays)[0].mean() < 1.2 and "occlusion" not in arrays
+
+
+def test_unknown_and_huge_flow_is_not_valid():
+    pair = affine_pair()
+    flow = pair.flow.copy()
+    flow[:, :30], flow[0, 60:70] = np.nan, 1500
+    arrays = augment(
+        replace(pair, flow=flow), SIZE, replace(DENSE, **STILL, spatial=0, flip_x=0, flip_y=0), np.random.default_rng(0)
+    )
+    np.testing.assert_array_equal(arrays["valid"][:, 0], [row >= 30 and not 60 <= row < 70 for row in range(SIZE[0])])
+    assert not arrays["flow"][:, ~arrays["valid"]].any() and arrays["flow"].dtype == np.float32
+
+
+def test_unknown_flow_does_not_leak_when_resized():
+    flow = affine_pair().flow.copy()
+    flow[:, 40:50] = np.nan
+    resized = Placement(SIZE, (200, 300), (False, False), (0, 0), (200, 300)).dense_flow(flow)
+    assert (
+        np.isnan(resized[:, 68:82]).all() and np.isfinite(resized[:, :64]).all() and np.isfinite(resized[:, 86:]).all()
+    )
+
+
+def test_occlusion_is_hidden_erased_or_outside():
+    x, _ = grid(SIZE)
+    flow = np.zeros((2, *SIZE), np.float32)
+    flow[0] = 30
+    hidden = x < 20
+    image = np.full((*SIZE, 3), 90, np.uint8)
+    image[0] = 0  # so that the mean colour differs
+    settings = replace(
+        DENSE, **{**STILL, "eraser": 1.0}, spatial=1.0, flip_x=0, flip_y=0, stretch=0, min_scale=1, max_scale=1
+    )
+    for seed in range(4):
+        arrays = augment(PairArrays(image, image, flow, hidden), (240, 320), settings, np.random.default_rng(seed))
+        size = arrays["flow"].shape[1:]
+        assert size == (240, 320)
+        erased = ((arrays["image1"] != 90).any(axis=0)) & (np.arange(240)[:, None] > 3)
+        assert erased.any()
+        shift = round(float(arrays["flow"][0, 0, 0]))
+        expected = np.ones(size, bool)
+        expected[:, : size[1] - shift] = erased[:, shift:]
+        occlusion = arrays["occlusion"]
+        differing = (occlusion != expected)[8:, 60 : size[1] - shift - 2]
+        assert differing.mean() < 0.03  # the rims of the rectangles
+        assert occlusion[:, -shift + 2 :].all() and occlusion[:, :20].all()
+
+
+def test_flips_turn_the_flow():
+    flow = np.broadcast_to(np.float32([3, -2]).reshape(2, 1, 1), (2, *SIZE)).copy()
+    pair = replace(affine_pair(), flow=flow)
+    for flip_x, flip_y, expected in ((1, 0, [-3, -2]), (0, 1, [3, 2]), (0, 0, [3, -2])):
+        settings = replace(DENSE, **STILL, spatial=0, flip_x=flip_x, flip_y=flip_y)
+        arrays = augment(pair, (64, 96), settings, np.random.default_rng(0))
+        np.testing.assert_array_equal(arrays["flow"][:, 5, 5], expected)
+
+
+def drawn(size, crop, settings, count=3000):
+    rng = np.random.default_rng(0)
+    return [place(size, crop, settings, rng) for _ in range(count)]
+
+
+def test_draws_of_places_are_rafts():
+    size, crop = (384, 512), (184, 248)
+    placements = drawn(size, crop, replace(DENSE, min_scale=-0.1, max_scale=1.0))
+    resized = np.array([p.resized for p in placements if p.resized != size])
+    assert len(resized) / len(placements) == pytest.approx(0.8, abs=0.03)
+    scales = np.log2(resized / np.array(size))
+    assert scales.min() > -0.31 and scales.max() < 1.21 and scales.mean() == pytest.approx(0.45, abs=0.03)
+    stretch = scales[:, 1] - scales[:, 0]
+    assert (np.abs(stretch) > 0.01).mean() == pytest.approx(0.8 * 0.95, abs=0.04) and np.abs(stretch).max() < 0.41
+    assert np.mean([p.flip for p in placements], axis=0) == pytest.approx([0.5, 0.1], abs=0.03)
+    rooms = np.array([(p.resized[1] - crop[1], p.resized[0] - crop[0]) for p in placements])
+    corners = np.array([p.corner for p in placements])
+    assert (corners >= 0).all() and (corners <= rooms).all()
+    assert (corners / rooms).mean(axis=0) == pytest.approx([0.5, 0.5], abs=0.03)
+
+
+def test_the_crop_fits_with_room_to_spare():
+    for settings, spare in ((DENSE, 8), (SPARSE, 1)):
+        for placement in drawn((100, 400), (96, 160), replace(settings, spatial=1.0, min_scale=-3, max_scale=-2), 50):
+            assert placement.resized[0] == 96 + spare
+            assert placement.resized[1] == round(400 * (96 + spare) / 100)
+        for placement in drawn((50, 60), (96, 160), replace(settings, spatial=0.0), 20):  # smaller than the crop
+            assert placement.resized[0] >= 96 + spare and placement.resized[1] >= 160 + spare
+
+
+def test_sparse_crops_favour_the_bottom_and_both_sides():
+    crop = (288, 960)
+    corners = np.array([p.corner for p in drawn((375, 1242), crop, replace(SPARSE, spatial=0.0))])
+    assert (corners[:, 0] == 0).mean() == pytest.approx(51 / 383, abs=0.03)
+    assert (corners[:, 0] == 282).mean() == pytest.approx(51 / 383, abs=0.03)
+    assert (corners[:, 1] == 87).mean() == pytest.approx(21 / 108, abs=0.03)
+    assert (corners[:, 1] == 0).mean() < 0.03
+    assert SPARSE.stretch == SPARSE.flip_y == SPARSE.asymmetric == 0
+
+
+def colours():
+    return np.random.default_rng(3).integers(0, 256, (40, 60, 3), np.uint8)
+
+
+QUIET = replace(DENSE, **STILL)
+
+
+def test_no_jitter_changes_next_to_nothing():
+    changed = jitter(colours(), QUIET, np.random.default_rng(0)).astype(int) - colours()
+    assert np.abs(changed).max() <= 10 and np.abs(changed).mean() < 1  # the way to hue and back
+
+
+def test_hue_turns_the_colours():
+    """A third of a circle makes red green and green blue; brightness stays."""
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[..., 0], image[2:, :, 0], image[2:, :, 1] = 200, 0, 180
+
+    class Third:
+        def uniform(self, low, high):
+            return 1 / 3 if low < 0 else 1.0
+
+        def permutation(self, names):
+            return names
+
+    turned = jitter(image, replace(QUIET, hue=0.5), Third()).astype(int)
+    assert np.abs(turned[0, 0] - [0, 200, 0]).max() <= 6 and np.abs(turned[3, 0] - [0, 0, 180]).max() <= 6
+
+
+@pytest.mark.parametrize("field", ["brightness", "contrast", "saturation"])
+def test_factors_of_the_jitter(field):
+    """The extreme factors 0.6 and 1.4, worked out in floating point."""
+    image = colours() // 3 + 80  # far from being clipped
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
+    anchor = {"brightness": 0, "contrast": grey.mean(), "saturation": grey[..., None]}[field]
+
+    class Fixed:
+        def __init__(self, side):
+            self.side = side
+
+        def uniform(self, low, high):
+            return 0.0 if low == high == 0 else (low, high)[self.side]
+
+        def permutation(self, names):
+            return names
+
+    for side, factor in enumerate((0.6, 1.4)):
+        changed = jitter(image, replace(QUIET, **{field: 0.4}), Fixed(side)).astype(np.float64)
+        expected = (anchor + (image - anchor) * factor).clip(0, 255)
+        assert np.abs(changed - expected).mean() < 1.2 and np.abs(changed - expected).max() <= 6
+
+
+def same_colours(settings, seed):
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+    pair = PairArrays(image, image, np.zeros((2, 64, 96), np.float32))
+    arrays = augment(pair, (64, 96), replace(settings, eraser=0.0, spatial=0.0), np.random.default_rng(seed))
+    return bool((arrays["image0"] == arrays["image1"]).all())
+
+
+def test_colours_differ_between_the_images_one_time_in_five():
+    assert np.mean([not same_colours(DENSE, seed) for seed in range(150)]) == pytest.approx(0.2, abs=0.1)
+    assert all(same_colours(SPARSE, seed) for seed in range(20))
+
+
+def test_eraser():
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[..., 0] = np.arange(300, dtype=np.uint16)[:, None] % 200
+    rng, erased = np.random.default_rng(0), []
+    mean = np.rint(image.mean(axis=(0, 1))).astype(int)
+    for _ in range(100):
+        result, boxes = erase(image, DENSE, rng)
+        erased.append(len(boxes))
+        mask = np.zeros(image.shape[:2], bool)
+        for box in boxes:
+            left, top, right, bottom = (round(edge + 0.5) for edge in box)
+            assert 0 <= left < right <= 400 and 0 <= top < bottom <= 300
+            assert right - left <= 100 and bottom - top <= 100
+            assert right - left >= 50 or right == 400
+            mask[top:bottom, left:right] = True
+        assert np.abs(result[mask].astype(int) - mean).max(initial=0) <= 1
+        np.testing.assert_array_equal(result[~mask], image[~mask])
+    assert np.mean(np.array(erased) > 0) == pytest.approx(0.5, abs=0.15) and set(erased) == {0, 1, 2}
+    assert not (image == 255).any()  # the original is as it was
+
+
+def test_noise_has_the_deviation_asked_for():
+    image = np.full((64, 96, 3), 128, np.uint8)
+    pair = PairArrays(image, image, np.zeros((2, 64, 96), np.float32))
+    settings = replace(QUIET, spatial=0.0, noise=5.0)
+    deviations = [
+        augment(pair, (64, 96), settings, np.random.default_rng(seed))["image1"].astype(float).std()
+        for seed in range(40)
+    ]
+    assert max(deviations) < 5.2 and np.mean(deviations) == pytest.approx(2.5, abs=0.8)
+
+
+def test_stages_are_rafts():
+    assert {name: (stage.crop, stage.batch_size) for name, stage in STAGES.items()} == {
+        "chairs": ((368, 496), 10),
+        "things": ((400, 720), 6),
+        "sintel": ((368, 768), 6),
+        "kitti": ((288, 960), 6),
+    }
+    sintel = {part.name: part for part in STAGES["sintel"].parts}
+    repeats = {name: part.repeat for name, part in sintel.items()}
+    assert repeats == {"sintel-clean": 100, "sintel-final": 100, "kitti2015": 200, "hd1k": 5, "flyingthings-clean": 1}
+    assert all(part.augmentation.sparse == SETS[name].sparse for name, part in sintel.items())
+    scales = {name: (part.augmentation.min_scale, part.augmentation.max_scale) for name, part in sintel.items()}
+    assert (
+        scales["kitti2015"] == (-0.3, 0.5) and scales["hd1k"] == (-0.5, 0.2) and scales["sintel-clean"] == (-0.2, 0.6)
+    )
+    assert STAGES["kitti"].parts[0].augmentation.flip_x == 0 and sintel["kitti2015"].augmentation.flip_x == 0.5
+    assert mixture("kitti2012").parts[0].augmentation == STAGES["kitti"].parts[0].augmentation
+    assert mixture("flyingthings-final").parts[0].augmentation.min_scale == -0.4
+    assert mixture("hd1k").parts[0].repeat == 1
+    with pytest.raises(UsageError, match="chairs"):
+        mixture("sofas")
+
+
+class Truth:
+    """A flow that says which pair it is."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self):
+        return np.full((2, 24, 32), self.number, np.float32)
+
+
+def toy_set(folder: Path, name: str, count: int, sparse: bool = False, first: int = 0) -> TrainingSet:
+    image = folder / "grey.png"
+    if not image.is_file():
+        assert cv2.imwrite(str(image), np.full((24, 32, 3), 90, np.uint8))
+    samples = [FlowSample(name, str(n), image, image, Truth(first + n)) for n in range(count)]
+    return TrainingSet(name, samples, sparse)
+
+
+def toy_pairs(folder):
+    plain = replace(QUIET, spatial=0.0, flip_x=0.0, flip_y=0.0)
+    parts = [(toy_set(folder, "a", 3), plain, 2), (toy_set(folder, "b", 4, first=10), replace(plain, sparse=True), 1)]
+    return PublicPairs(parts)
+
+
+def test_an_epoch_has_every_pair_as_often_as_it_counts(tmp_path):
+    pairs = toy_pairs(tmp_path)
+    assert len(pairs) == 10
+    batches = [pairs.numbered(number, 5, (16, 16), seed=4) for number in range(4)]
+    seen = [int(value) for batch in batches for value in batch.flow[:, 0, 0, 0]]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == [0, 0, 1, 1, 2, 2, 10, 11, 12, 13]
+    assert seen[:10] != seen[10:]  # shuffled anew
+    names = [name for batch in batches[:2] for name in batch.made["names"]]
+    assert names == [f"a/{value}" if value < 10 else f"b/{value - 10}" for value in seen[:10]]
+
+
+def equal(one, other):
+    return all(torch.equal(one.tensors()[name], other.tensors()[name]) for name in one.tensors())
+
+
+def test_batches_depend_on_seed_and_number_alone(tmp_path):
+    folder = tmp_path
+    parts = [(toy_set(folder, "a", 7), replace(DENSE, eraser_side=(4, 8), noise=5.0), 1)]
+    pairs, later = PublicPairs(parts), pickle.loads(pickle.dumps(PublicPairs(parts)))
+    first = [pairs.numbered(number, 3, (16, 24), seed=1) for number in range(6)]
+    for number in (5, 2, 4):  # a run resumed elsewhere, in another order
+        assert equal(later.numbered(number, 3, (16, 24), seed=1), first[number])
+    assert equal(pairs.batch(3, (16, 24), seed=9), later.batch(3, (16, 24), seed=9))
+    assert not equal(pairs.batch(3, (16, 24), seed=9), pairs.batch(3, (16, 24), seed=10))
+    single = PublicPairs([(toy_set(folder, "a", 1), replace(DENSE, eraser_side=(4, 8), noise=5.0), 1)])
+    ones = [single.numbered(number, 1, (16, 24), seed) for number, seed in ((0, 1), (0, 2), (1, 1))]
+    assert not equal(ones[0], ones[1]) and not equal(ones[0], ones[2])
+
+
+def test_what_a_batch_is(tmp_path):
+    batch = toy_pairs(tmp_path).batch(4, (16, 20), seed=0)
+    assert batch.image0.shape == (4, 3, 16, 20) and batch.image0.dtype == torch.float32
+    assert batch.image0.unique().tolist() == pytest.approx([90 / 255])
+    assert batch.flow.shape == (4, 2, 16, 20) and batch.valid.shape == (4, 16, 20) and batch.valid.dtype == torch.bool
+    assert batch.occlusion is None and batch.made["family"] == "public"
+
+
+def test_occlusion_is_kept_where_all_know_it():
+    pair = affine_pair()
+    rng = np.random.default_rng(0)
+    knowing, unknowing = (
+        {**augment(replace(pair, occluded=mask), (32, 48), DENSE, rng), "name": "x"}
+        for mask in (np.zeros(SIZE, bool), None)
+    )
+    both = collate([knowing, knowing]).occlusion
+    assert both is not None and both.shape == (2, 32, 48)
+    assert collate([knowing, unknowing]).occlusion is None and collate([unknowing, knowing]).occlusion is None
+
+
+def test_public_batches_reads_the_folders_of_a_mixture(tmp_path):
+    chairs, kitti = tmp_path / "chairs", tmp_path / "kitti" / "training"
+    for path in (chairs / "data", kitti / "image_2", kitti / "flow_occ"):
+        path.mkdir(parents=True)
+    truth = np.full((2, 24, 32), 2, np.float32)
+    for path in ("data/00001_img1.ppm", "data/00001_img2.ppm"):
+        cv2.imwrite(str(chairs / path), np.full((24, 32, 3), 90, np.uint8))
+    write_flow(chairs / "data" / "00001_flow.flo", truth)
+    for end in (10, 11):
+        cv2.imwrite(str(kitti / "image_2" / f"000000_{end}.png"), np.full((24, 32, 3), 90, np.uint8))
+    write_flow(kitti / "flow_occ" / "000000_10.png", truth)
+
+    assert public_batches({"flyingchairs": chairs}, mixture("chairs")).batch(2, (16, 16), 0).valid.all()
+    folders = {"kitti2015": kitti.parent}
+    with pytest.raises(UsageError, match="hd1k"):
+        public_batches(folders, mixture("sintel"))
+    assert len(public_batches(folders, mixture("sintel").only(folders))) == 200
+    with pytest.raises(UsageError, match="no pairs"):
+        public_batches({}, mixture("sintel").only([]))
