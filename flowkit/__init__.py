@@ -2,8 +2,8 @@
 
 The public API is loaded on first use, so that `import flowkit` costs nothing:
 `flowkit.flow(a, b)`, `flowkit.match(a, b)`, `flowkit.align(source, target, multi_h=True)`, `flowkit.homography(a, b)`,
-`flowkit.pose(a, b, K0, K1)`, `flowkit.warp(image, flow=...)`, `flowkit.read_image(path)`; paths, arrays and tensors are
-all welcome wherever an image is.
+`flowkit.pose(a, b, K0, K1)`, `flowkit.warp(image, flow=...)`, `flowkit.read_image(path)`, `flowkit.load_model(name)`; paths,
+arrays and tensors are all welcome wherever an image is.
 """
 
 from importlib import import_module
@@ -16,6 +16,7 @@ _API = {
     "homography": ("flowkit.pipelines.homography", "homography"),
     "pose": ("flowkit.pipelines.pose", "pose"),
     "align": ("flowkit.pipelines.align", "align"),
+    "load_model": ("flowkit.pipelines.network", "load_model"),
     "warp": ("flowkit.pipelines.warp", "warp"),
     "read_image": ("flowkit.io.images", "read_image"),
     "read_flow": ("flowkit.io.flow_files", "read_flow"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option, Typer
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from flowkit.datasets.samples import Sample
-    from flowkit.evaluation.methods import Method
+    from flowkit.evaluation.methods import Method, WeightsFile
     from flowkit.evaluation.protocols import PairResult, Row
 
 app = Typer(help="Measure methods against ground truth: flow, homography, pose, matching.", no_args_is_help=True)
@@ -35,6 +35,18 @@ Features = Annotated[
 Effort = Annotated[str | None, Option(metavar="NAMES", help=f"normal, high. {_LIST}", rich_help_panel=METHOD)]
 
 
+Weights = Annotated[
+    str | None,
+    Option(metavar="FILES", help=f"Weights files for the network of --model. {_LIST}", rich_help_panel=METHOD),
+]
+Iterations = Annotated[
+    str | None, Option("--iters", metavar="NUMBERS", help=f"Iterations of networks. {_LIST}", rich_help_panel=METHOD)
+]
+Precision = Annotated[
+    str | None, Option(metavar="NAMES", help=f"auto, fp32, bf16, fp16. {_LIST}", rich_help_panel=METHOD)
+]
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which methods are compared, and with which options."""
@@ -45,10 +57,21 @@ class Choice:
     init: Init = None
     features: Features = None
     effort: Effort = None
+    weights: Weights = None
+    iterations: Iterations = None
+    precision: Precision = None
 
-    def varied(self) -> dict[str, str | None]:
-        """The options that methods may differ in."""
-        return {name: names for name, names in asdict(self).items() if name != "method"}
+    def varied(self) -> dict[str, list[Any]]:
+        """The options that methods may differ in, each with the values to compare."""
+        values: dict[str, list[Any]] = {
+            name: _names(names)
+            for name, names in asdict(self).items()
+            if name not in ("method", "iterations", "weights")
+        }
+        return values | {
+            "weights": _weights_files(self.weights, values["model"]),
+            "iterations": _counts(self.iterations),
+        }
 
 
 @dataclass(frozen=True)
@@ -99,14 +122,14 @@ def homography(
     dataset: Dataset, root: Root, features: Features = None, effort: Effort = None, *, running: Running
 ) -> None:
     """Homographies: corner error, its AUC@3/5/10, pairs below 3/5/10 px."""
-    _one("homography", dataset, root, None, {"features": features, "effort": effort}, running)
+    _one("homography", dataset, root, None, {"features": _names(features), "effort": _names(effort)}, running)
 
 
 @app.command()
 @grouped
 def pose(dataset: Dataset, root: Root, features: Features = None, *, running: Running) -> None:
     """Relative pose of calibrated views: AUC@5/10/20 degrees of the larger of rotation's and translation's error."""
-    _one("pose", dataset, root, None, {"features": features}, running)
+    _one("pose", dataset, root, None, {"features": _names(features)}, running)
 
 
 @app.command()
@@ -133,15 +156,13 @@ def pairs(
         str | None, Option(metavar="NAMES", help=f"flow, homography, pose, matching; all by default. {_LIST}")
     ] = None,
     dataset: Annotated[str | None, Option(metavar="NAMES", help="Only these data sets.")] = None,
-    method: MethodOption = None,
-    features: Features = None,
-    effort: Effort = None,
     *,
+    choice: Choice,
     running: Running,
 ) -> None:
     """Everything a folder of data sets has ground truth for, a table for each task.
 
-    --method, --features and --effort go to the tasks that know them.
+    --method, --model, --features and the like go to the tasks that know them.
     """
     from flowkit.datasets.catalogue import TASKS, find_samples
     from flowkit.evaluation.methods import METHODS, build_methods
@@ -150,25 +171,25 @@ def pairs(
     tasks = _names(task) or list(TASKS)
     if unknown := [name for name in tasks if name not in TASKS]:
         raise UsageError(f"--task {unknown[0]}: use one of {', '.join(TASKS)}")
-    if unknown := [name for name in _names(method) if not any(name in METHODS[each] for each in tasks)]:
+    method, varied = _names(choice.method), choice.varied()
+    if unknown := [name for name in method if not any(name in METHODS[each] for each in tasks)]:
         raise UsageError(f"--method {unknown[0]}: no method of {', '.join(tasks)} has this name")
     found = find_samples(root, tasks, _names(dataset) or None)
-    varied = {"features": _names(features), "effort": _names(effort)}
     jobs = []
     for name, samples in found.items():
-        chosen = [each for each in _names(method) if each in METHODS[name]]
+        chosen = [each for each in method if each in METHODS[name]]
         jobs.append((name, samples, build_methods(name, chosen, varied, strict=False)))
     _run([job for job in jobs if job[1]], {"root": str(root)}, running)
 
 
 def _one(
-    task: str, dataset: str, root: Path, method: str | None, varied: Mapping[str, str | None], running: Running
+    task: str, dataset: str, root: Path, method: str | None, varied: Mapping[str, list[Any]], running: Running
 ) -> None:
     from flowkit.datasets.catalogue import read_dataset
     from flowkit.evaluation.methods import build_methods
 
     report.start(running.verbose, running.quiet)
-    methods = build_methods(task, _names(method), {option: _names(names) for option, names in varied.items()})
+    methods = build_methods(task, _names(method), varied)
     samples = [sample for name in _names(dataset) for sample in read_dataset(name, root)]
     _run([(task, samples, methods)], {"dataset": dataset, "root": str(root)}, running)
 
@@ -249,6 +270,26 @@ def _cache_folder(output: Path | None) -> Path:
     from flowkit.io.weights import cache_folder
 
     return cache_folder() / "bench" if output is None else output / "cache"
+
+
+def _weights_files(text: str | None, models: Sequence[str]) -> list[WeightsFile]:
+    """The files of a list; UsageError unless they are for one model, WeightsError for one that is not there."""
+    from flowkit.evaluation.methods import WeightsFile
+    from flowkit.io.weights import find_weights, sha256
+
+    names = _names(text)
+    if names and len(models) != 1:
+        raise UsageError(f"--weights {text}: goes with one network; give its name as --model")
+    paths = [find_weights(models[0], name) for name in names]
+    return [WeightsFile(path, sha256(path)) for path in paths]
+
+
+def _counts(text: str | None) -> list[int]:
+    """ "12, 24" -> [12, 24]."""
+    names = _names(text)
+    if wrong := [name for name in names if not (name.isdecimal() and int(name))]:
+        raise UsageError(f"--iters {wrong[0]}: give numbers from 1 up")
+    return [int(name) for name in names]
 
 
 def _names(text: str | None) -> list[str]:

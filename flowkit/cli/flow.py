@@ -14,8 +14,11 @@ from flowkit.cli.options import METHOD, grouped
 from flowkit.errors import UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from flowkit.io.sequences import Sequence
     from flowkit.pipelines.outputs import Outcome
+    from flowkit.types import Size
 
 
 class Preset(StrEnum):
@@ -36,7 +39,9 @@ class Init(StrEnum):
 def flow(
     image0: options.Image0 = None,
     image1: options.Image1 = None,
-    preset: Annotated[Preset, Option(help="Speed against accuracy.", rich_help_panel=METHOD)] = Preset.FINE,
+    preset: Annotated[
+        Preset | None, Option(help="dis: speed against accuracy; fine by default.", rich_help_panel=METHOD)
+    ] = None,
     init: Annotated[
         Init, Option(help="matches: start from sparse matches, for motion that is large.", rich_help_panel=METHOD)
     ] = Init.NONE,
@@ -47,10 +52,13 @@ def flow(
     sequence: Annotated[
         Path | None, Option(metavar="FOLDER|VIDEO", help="Flow between consecutive frames, one folder each.")
     ] = None,
+    warm_start: Annotated[
+        bool, Option("--warm-start", help="With --sequence: networks start from the flow of the frames before.")
+    ] = False,
     max_flow: options.MaxFlow = None,
     legend: options.Legend = False,
     *,
-    dense: options.Dense,
+    dense: options.DenseFlow,
     compute: options.Compute,
     output: options.Output,
     batch: options.Batch,
@@ -66,11 +74,14 @@ def flow(
     method = {
         **dense.arguments(),
         **compute.arguments(),
-        "preset": preset.value,
+        **_preset(dense.model, preset),
         "init": init.value,
         "features": features,
         "bidirectional": bidirectional,
     }
+    if warm_start:
+        _check_warm_start(dense.model, init, sequence)
+        method["warm_start"] = True
     writing = {"pictures": output.pictures, "max_flow": max_flow, "legend": legend}
     job = pairwise.job("flow", method, writing)
     if sequence is None:
@@ -92,7 +103,10 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
     from flowkit.pipelines.prepare import is_blank
     from flowkit.types import Status
 
-    result, status = flow.flow(inputs.image0, inputs.image1, **job.method), Status.OK
+    method = dict(job.method)
+    if method.pop("warm_start", False):
+        method["initial"] = _flow_before(directory, inputs.image0.size)
+    result, status = flow.flow(inputs.image0, inputs.image1, **method), Status.OK
     if is_blank(inputs.image0) or is_blank(inputs.image1):
         unknown = np.full_like(result.uv, np.nan)
         result, status = (
@@ -102,6 +116,46 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
     return outputs.write_flow_results(
         directory, result, inputs.image0, inputs.image1, status=status, command=job.arguments, **job.writing
     )
+
+
+def _preset(model: str, preset: Preset | None) -> dict[str, str]:
+    """The preset where the model has them; UsageError where it has none."""
+    from flowkit.models.registry import model_spec
+
+    if not model_spec(model).network:
+        return {"preset": (preset or Preset.FINE).value}
+    if preset is not None:
+        raise UsageError(f"--preset {preset}: {model!r} is a network and has none; it has --iters")
+    return {}
+
+
+def _check_warm_start(model: str, init: Init, sequence: Path | None) -> None:
+    from flowkit.models.registry import model_spec
+
+    if sequence is None:
+        raise UsageError("--warm-start: only together with --sequence, whose pairs follow one another")
+    if not model_spec(model).network:
+        raise UsageError(f"--warm-start: {model!r} does not start from a flow; choose a network")
+    if init is not Init.NONE:
+        raise UsageError(f"--warm-start: --init {init} says where to start already; leave one of them out")
+
+
+def _flow_before(directory: Path, size: Size) -> np.ndarray | None:
+    """What the frames before, whose folder has the number before, say of this pair: their flow moved along itself.
+
+    From the file rather than from memory, so that a run taken up again gives what it would have given in one go. None
+    for the first pair, after one that failed, and where the frames change their size.
+    """
+    from flowkit.errors import InputError
+    from flowkit.io.flow_files import read_flow
+    from flowkit.pipelines.network import carried_on
+
+    before = directory.with_name(f"{int(directory.name) - 1:06d}") / "flow.flo"
+    try:
+        flow = read_flow(before) if before.is_file() else None
+    except InputError:
+        return None
+    return None if flow is None or flow.shape[1:] != size else carried_on(flow)
 
 
 def _run_sequence(job: pairwise.Job, path: Path, output: options.Output) -> None:

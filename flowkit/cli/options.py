@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast, get_type_hints
+from typing import Annotated, Any, ClassVar, cast, get_type_hints
 
 from typer import Argument, Option
 
@@ -56,6 +56,12 @@ EffortOption = Annotated[
 Threshold = Annotated[
     float | None, Option(min=0.01, help="Inlier threshold of the robust fit, pixels.", rich_help_panel=METHOD)
 ]
+Iterations = Annotated[
+    int | None,
+    Option(
+        "--iters", min=1, max=1000, help="Update iterations of a network; its own by default.", rich_help_panel=METHOD
+    ),
+]
 MaxFlow = Annotated[
     float | None, Option(min=1e-6, help="Flow length that gets the full colour; the longest vector by default.")
 ]
@@ -84,6 +90,10 @@ Quiet = Annotated[
 ]
 
 
+NETWORK_OPTIONS = {"weights": "--weights", "precision": "--precision", "iterations": "--iters", "tile": "--tile"}
+"""What only networks take, by the names that the pipelines use."""
+
+
 @dataclass(frozen=True)
 class Compute:
     """Where and at what size the work is done; results are in original pixels all the same."""
@@ -104,6 +114,8 @@ class Compute:
 class Dense:
     """Which dense method, and how it runs."""
 
+    takes_networks: ClassVar[bool] = False
+
     model: Annotated[str, Option(help="Dense method.", rich_help_panel=METHOD)] = "dis"
     weights: Annotated[
         Path | None,
@@ -114,18 +126,49 @@ class Dense:
     ] = Precision.AUTO
 
     def arguments(self) -> dict[str, Any]:
-        """As the pipelines take them; UsageError for what this model cannot do."""
+        """As the pipelines take them; UsageError for what this model does not have."""
         from flowkit.models.registry import model_spec
 
-        spec = model_spec(self.model)
-        if spec.kind == "classical":
-            if self.weights is not None:
-                raise UsageError(
-                    f"--weights {self.weights}: the method {spec.name!r} has no weights; leave the option out"
-                )
-            if self.precision not in (Precision.AUTO, Precision.FP32):
-                raise UsageError(f"--precision {self.precision}: {spec.name!r} is no network; leave the option out")
-        return {"model": self.model}
+        given = {name: value for name, value in self.network_arguments().items() if value is not None}
+        if not model_spec(self.model).network:
+            for name, value in given.items():
+                if (name, value) != ("precision", "fp32"):
+                    option = f"{NETWORK_OPTIONS[name]} {value}"
+                    raise UsageError(f"{option}: {self.model!r} is no network and has no weights; leave the option out")
+            given = {}
+        elif not self.takes_networks:
+            raise UsageError(f"--model {self.model}: this verb works with 'dis' alone; use `flowkit flow` for networks")
+        return {"model": self.model, **given}
+
+    def network_arguments(self) -> dict[str, Any]:
+        """What only networks take, as the pipelines take it; None where it was not given."""
+        precision = None if self.precision is Precision.AUTO else self.precision.value
+        return {"weights": self.weights, "precision": precision}
+
+
+@dataclass(frozen=True)
+class DenseFlow(Dense):
+    """Which dense method, and all that can be said about running a network."""
+
+    takes_networks = True
+
+    iterations: Iterations = None
+    tile: Annotated[
+        bool | None,
+        Option(
+            "--tile/--no-tile", help="In overlapping tiles; by default where memory is short.", rich_help_panel=METHOD
+        ),
+    ] = None
+    tile_size: Annotated[
+        int | None, Option(min=1, metavar="N", help="Side of the tiles, pixels (with --tile).", rich_help_panel=METHOD)
+    ] = None
+
+    def network_arguments(self) -> dict[str, Any]:
+        """As above; `tile` False forbids tiles."""
+        if self.tile_size is not None and self.tile is False:
+            raise UsageError(f"--tile-size {self.tile_size}: not together with --no-tile")
+        tile = self.tile if self.tile_size is None else self.tile_size
+        return {**super().network_arguments(), "iterations": self.iterations, "tile": tile}
 
 
 @dataclass(frozen=True)

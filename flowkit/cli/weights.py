@@ -1,12 +1,13 @@
-"""`flowkit weights`: which weights there are, where they lie, whether they are intact, and fetching them."""
+"""`flowkit weights`: which weights there are, where they lie, whether they are intact, fetching and converting them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from flowkit.errors import WeightsError
+from flowkit.errors import UsageError, WeightsError
 
 app = typer.Typer(
     help="The weights of networks and features: where they are, whether they are intact.", no_args_is_help=True
@@ -51,6 +52,31 @@ def list_weights(as_json: AsJson = False) -> None:
         size = f"{row['size'] / 1e6:.1f} MB"
         table.add_row(row["name"], size, row["licence"], row["found"] or "to download", row["description"])
     Console().print(table)
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="The file others made (.pth, .ckpt, ...).")],
+    model: Annotated[str, typer.Option(help="The network it belongs to.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the .safetensors.")],
+    half: Annotated[bool, typer.Option("--half", help="Store fp16: half the size, about 3 digits.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there already.")] = False,
+) -> None:
+    """Turn a checkpoint of other software into weights for `--weights FILE`.
+
+    Nothing in the file is executed, and it must hold exactly the network's tensors.
+    """
+    from flowkit.io.weights import sha256
+    from flowkit.models.registry import network_spec
+    from flowkit.models.weights import convert_checkpoint
+
+    spec = network_spec(model)
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output}: is there already; choose another --output, or --overwrite to replace it")
+    count = convert_checkpoint(checkpoint, model, output, half=half)
+    print(f"{output}: {count} tensors of {model}, sha256 {sha256(output)}")
+    print(f"  licence: the source's, not flowkit's: {spec.sources}")
+    print(f"  use it with --model {model} --weights {output}")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 
@@ -55,6 +56,9 @@ class Method:
 def _flow(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
     from flowkit.pipelines.flow import flow
 
+    weights = options.get("weights")
+    if isinstance(weights, WeightsFile):
+        options["weights"] = weights.path
     return _dense(flow(image0, image1, **options)), "ok"  # type: ignore[arg-type]
 
 
@@ -105,11 +109,23 @@ def _or_nan(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
     return np.full(shape, np.nan) if array is None else np.asarray(array, np.float64).reshape(shape)
 
 
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weights file by name and content, so that kept predictions of another file under the same name are not used."""
+
+    path: Path
+    sha256: str
+
+    def __str__(self) -> str:
+        return self.path.name
+
+
+_NETWORK = ("weights", "iterations", "precision")
 _DENSE = {
     "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, dense=True),
     "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, dense=True),
     "dis+matches": Entry(_flow, {"model": "dis", "preset": "fine", "init": "matches"}, ("features",), dense=True),
-    "flow": Entry(_flow, {}, ("model", "preset", "init", "features"), dense=True),
+    "flow": Entry(_flow, {}, ("model", "preset", "init", "features", *_NETWORK), dense=True),
     "align": Entry(_align, {}, ("model", "features", "effort"), dense=True),
     "align-multi-h": Entry(_align, {"multi_h": True}, ("model", "features", "effort"), dense=True),
 }
@@ -128,23 +144,25 @@ def build_methods(
     """Every named method of a task in every combination of the `varied` options (name -> values) that it knows.
 
     Without names it is the task's first method that knows these options. An option that none knows is a UsageError, unless
-    not `strict`: then it is dropped.
+    not `strict`: then it is dropped, and only a `model` chooses the method.
     """
     table = METHODS[task]
     varied = {option: values for option, values in (varied or {}).items() if values}
-    if not strict:
-        known = [table[name] for name in names if name in table] or [next(iter(table.values()))]
-        varied = {option: values for option, values in varied.items() if any(option in e.varied for e in known)}
+    deciding = set(varied) if strict else {"model"} & set(varied)
     chosen = list(names) or [
-        next((name for name, entry in table.items() if set(varied) <= set(entry.varied)), next(iter(table)))
+        next((name for name, entry in table.items() if deciding <= set(entry.varied)), next(iter(table)))
     ]
+    if not strict:
+        known = [table[name] for name in chosen if name in table]
+        varied = {option: values for option, values in varied.items() if any(option in e.varied for e in known)}
     for name in chosen:
         if name not in table:
             raise UsageError(f"unknown {task} method {name!r}; use one of {', '.join(table)}")
     for option in varied:
         if not any(option in table[name].varied for name in chosen):
             raise UsageError(
-                f"--{option} means nothing to {', '.join(chosen)}; leave it out or choose another --method"
+                f"--{'iters' if option == 'iterations' else option} means nothing to {', '.join(chosen)}; "
+                "leave it out or choose another --method"
             )
     methods = {}
     for name in chosen:

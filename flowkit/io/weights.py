@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowkit.errors import UsageError, WeightsError
+from flowkit.io.atomic import write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -187,6 +188,42 @@ def load_checkpoint(name: str, override: str | Path | None = None) -> dict[str, 
     except Exception as error:  # torch, pickle, zipfile and safetensors each have their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path}: not a checkpoint that can be read safely ({reason})") from error
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """The notes in a safetensors file ("model": which network it is for); empty for other files and where there are none."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
+
+
+def write_weights(
+    path: str | Path, state: Mapping[str, torch.Tensor], notes: Mapping[str, str] | None = None, *, half: bool = False
+) -> None:
+    """Write tensors as safetensors with `notes` as its metadata, wholly or not at all; `half` stores floats as fp16.
+
+    UsageError for a `path` of another suffix, WeightsError where fp16 overflows, OutputError when it cannot be written.
+    """
+    import torch
+    from safetensors.torch import save
+
+    if Path(path).suffix != ".safetensors":
+        raise UsageError(f"{path}: weights are written as .safetensors; give --output NAME.safetensors")
+    kept = {}
+    for name, tensor in state.items():
+        stored = tensor.detach().cpu().contiguous().clone()  # tensors that share memory cannot be stored otherwise
+        if half and stored.is_floating_point():
+            stored = stored.to(torch.float16)
+            if not stored.isfinite().all():
+                raise WeightsError(f"{path}: {name} does not fit into fp16; keep fp32")
+        kept[name] = stored
+    write_bytes(path, save(kept, dict(notes or {})))
 
 
 def load_strictly(network: torch.nn.Module, state: Mapping[str, torch.Tensor], name: str) -> None:

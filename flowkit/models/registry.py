@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from flowkit.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+_RAFT = "Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV 2020"
+_RAFT_SOURCES = (
+    "princeton-vl/RAFT's checkpoints are BSD-3-Clause; torchvision's are, too, but its data sets' terms go with them "
+    "(FlyingChairs, FlyingThings3D, Sintel and KITTI are for research)"
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +28,7 @@ class ModelSpec:
     kind: str
     """"classical" (no weights) or "network"."""
     target: str
-    """Import path "package.module:attribute" of what computes the flow."""
+    """Import path "package.module:attribute" of what computes the flow; for a network a function that builds it."""
     divisor: int
     """The network wants heights and widths divisible by it; 1 takes any size."""
     iterations: int | None
@@ -26,6 +37,19 @@ class ModelSpec:
     """Name of the weights card, None where it needs none."""
     paper: str
     licence: str
+    stride: int = 1
+    """Pixels per cell of the working grid, on which `initial` is given and `FlowPrediction.coarse` lies."""
+    memory: int = 0
+    """Bytes that a forward pass takes per pixel of image0 in fp32, with the frugal lookup; measured."""
+    convert: str | None = None
+    """Import path of `convert(state) -> state`, from the layouts of foreign checkpoints to ours; None where there is none."""
+    sources: str = ""
+    """What `weights convert` says about the licences of those checkpoints."""
+
+    @property
+    def network(self) -> bool:
+        """Whether it is a network with weights."""
+        return self.kind == "network"
 
 
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
@@ -42,6 +66,46 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 paper="Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016",
                 licence="Apache-2.0",
             ),
+            ModelSpec(
+                name="raft",
+                kind="network",
+                target="flowkit.models.raft:raft",
+                divisor=8,
+                iterations=12,
+                weights="raft",
+                paper=_RAFT,
+                licence="Apache-2.0",
+                stride=8,
+                memory=1500,
+                convert="flowkit.models.convert_raft:convert",
+                sources=_RAFT_SOURCES,
+            ),
+            ModelSpec(
+                name="raft-small",
+                kind="network",
+                target="flowkit.models.raft:raft_small",
+                divisor=8,
+                iterations=12,
+                weights="raft-small",
+                paper=_RAFT,
+                licence="Apache-2.0",
+                stride=8,
+                memory=1000,
+                convert="flowkit.models.convert_raft:convert",
+                sources=_RAFT_SOURCES,
+            ),
+            ModelSpec(
+                name="raft-xfeat",
+                kind="network",
+                target="flowkit.models.raft_xfeat:raft_xfeat",
+                divisor=32,
+                iterations=8,
+                weights="raft-xfeat",
+                paper=f"{_RAFT}, on the features of Potje et al., XFeat, CVPR 2024",
+                licence="Apache-2.0",
+                stride=8,
+                memory=1000,
+            ),
         )
     }
 )
@@ -53,3 +117,24 @@ def model_spec(name: str) -> ModelSpec:
         return MODELS[name]
     except KeyError:
         raise UsageError(f"no model is called {name!r}; known: {', '.join(MODELS)}") from None
+
+
+def network_spec(name: str) -> ModelSpec:
+    """The row of a network; UsageError listing the networks if that name is none."""
+    spec = model_spec(name)
+    if not spec.network:
+        networks = ", ".join(known for known, row in MODELS.items() if row.network)
+        raise UsageError(f"{name!r} is no network and has no weights; networks: {networks}")
+    return spec
+
+
+def build(name: str) -> torch.nn.Module:
+    """The network of that name with the weights of its initialisation, on the CPU. Its module is imported only here."""
+    network: torch.nn.Module = resolve(network_spec(name).target)()
+    return network
+
+
+def resolve(path: str) -> Any:
+    """What an import path "package.module:attribute" names."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from flowkit.errors import UsageError
+from flowkit.errors import InputError, UsageError
+from flowkit.models.registry import ModelSpec, model_spec
 from flowkit.pipelines.dis import PRESETS, dis_flow, variational_refinement
 from flowkit.pipelines.match import match
+from flowkit.pipelines.network import Answer, Settings, check_settings, network_flow
 from flowkit.pipelines.prepare import Resize, load_pair, resized, resized_image, scaled_points, size_note, working_size
 from flowkit.pipelines.seeding import densify
 from flowkit.types import Flow, Image, Matches, Run, Size
 
 MODELS = ("dis",)
+"""The dense methods that `align` builds on."""
 INITS = ("none", "matches")
 SEED_FEATURES = "sift+xfeat+xfeat*"
 """For seeding a dense flow many points count more than few good ones: the neighbours vouch for each other."""
@@ -28,8 +33,13 @@ def flow(
     image1: object,
     *,
     model: str = "dis",
-    preset: str = "fine",
+    weights: str | Path | None = None,
+    preset: str | None = None,
+    iterations: int | None = None,
+    precision: str = "auto",
+    tile: bool | int | None = None,
     init: str = "none",
+    initial: np.ndarray | None = None,
     bidirectional: bool = False,
     features: str | None = None,
     resize: Resize = None,
@@ -38,61 +48,120 @@ def flow(
 ) -> Flow:
     """The flow image0 -> image1: p + uv(p) is in image1, both in original pixels; NaN where unknown.
 
-    `init="matches"` spreads locally consistent sparse matches into a dense flow first, for motion that DIS alone does not
-    find. `bidirectional` adds `backward`, and to both directions the forward-backward confidence and the occlusion (UnFlow's
-    criterion). Images of different sizes are worked on at image0's. Raises InputError, UsageError, WeightsError.
+    `model` is `dis`, which has a `preset` (fine, fast), or a network, which has `weights` (a file in place of its own),
+    `iterations`, `precision` (auto, fp32, fp16, bf16) and `tile` (True or a side in pixels; None: where memory is short).
+    `init="matches"` spreads locally consistent sparse matches into a dense flow to start from, for motion that the model alone
+    does not find; `initial` (2, H, W) is such a flow in original pixels, NaN for unknown (networks only). `bidirectional` adds
+    `backward`, and to both directions the forward-backward confidence and the occlusion (UnFlow's criterion). Images of
+    different sizes are worked on at image0's. Raises InputError, UsageError, WeightsError.
     """
-    if model not in MODELS:
-        raise UsageError(f"--model {model}: unknown; use one of {', '.join(MODELS)}")
-    if preset not in PRESETS:
-        raise UsageError(f"--preset {preset}: unknown; use one of {', '.join(PRESETS)}")
-    if init not in INITS:
-        raise UsageError(f"--init {init}: unknown; use one of {', '.join(INITS)}")
+    spec = model_spec(model)
+    settings = Settings(weights, iterations, precision, tile)
+    _check(spec, preset, settings, init, initial)
     started = time.perf_counter()
     pair = load_pair(image0, image1)
-    size = working_size(pair[0].size, resize, max_pixels=MAX_PIXELS[preset])
-    grey0, grey1 = (resized(image.grey8, size) for image in pair)
-    weights: dict[str, str] = {}
-    backward: np.ndarray | None
-    if init == "matches":
-        forward, backward, weights = _seeded(pair, size, grey0, grey1, preset, features, device, seed)
+    if spec.network:
+        size = working_size(pair[0].size, resize)
+        start: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+        used: dict[str, str] = {}
+        if init == "matches":
+            forward, backward, used = _spread_matches(pair, size, "fine", features, device, seed)
+            start = forward.transpose(2, 0, 1), backward.transpose(2, 0, 1)
+        elif initial is not None:
+            start = _initial(initial, pair, size)
+        answer = network_flow(
+            resized(pair[0].pixels, size),
+            resized(pair[1].pixels, size),
+            spec,
+            settings,
+            device=device,
+            bidirectional=bidirectional,
+            initial=start,
+        )
+        answer = replace(answer, weights={**used, **answer.weights})
     else:
-        forward = dis_flow(grey0, grey1, preset)
-        backward = dis_flow(grey1, grey0, preset) if bidirectional else None
+        preset = preset or "fine"
+        size = working_size(pair[0].size, resize, max_pixels=MAX_PIXELS[preset])
+        answer = _dis(pair, size, preset, init, bidirectional, features, device, seed)
     run = Run(
         method=model,
         options={
             "model": model,
-            "preset": preset,
-            "init": init,
+            **answer.options,
+            "init": "given" if initial is not None else init,
             "features": (features or SEED_FEATURES) if init == "matches" else None,
             "bidirectional": bidirectional,
         },
-        weights=weights,
+        weights=answer.weights,
         seed=seed,
-        device="cpu",
+        device=answer.device,
         working_size0=size,
         working_size1=size,
         seconds={"total": time.perf_counter() - started},
-        notes=tuple(note for image in pair for note in (*image.notes, size_note(image, size)) if note is not None),
+        notes=(
+            *(note for image in pair for note in (*image.notes, size_note(image, size)) if note is not None),
+            *answer.notes,
+        ),
     )
-    return _in_original_pixels(forward, backward if bidirectional else None, pair, size, run)
+    return _in_original_pixels(answer, pair, size, run)
 
 
-def _seeded(
+def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str, initial: object) -> None:
+    """UsageError for options that are unknown or that this model does not have."""
+    if init not in INITS:
+        raise UsageError(f"--init {init}: unknown; use one of {', '.join(INITS)}")
+    if spec.network:
+        if preset is not None:
+            raise UsageError(f"--preset {preset}: {spec.name!r} has none; it has --iters")
+        if init != "none" and initial is not None:
+            raise UsageError(f"--init {init}: a flow to start from is given already; leave one of them out")
+        check_settings(spec, settings)
+        return
+    if preset is not None and preset not in PRESETS:
+        raise UsageError(f"--preset {preset}: unknown; use one of {', '.join(PRESETS)}")
+    for option, given in (
+        (f"--weights {settings.weights}: the method {spec.name!r} has no weights", settings.weights is not None),
+        (f"--iters {settings.iterations}: {spec.name!r} has no iterations", settings.iterations is not None),
+        (f"--precision {settings.precision}: {spec.name!r} is no network", settings.precision not in ("auto", "fp32")),
+        (f"--tile: {spec.name!r} is no network", bool(settings.tile)),
+        (f"a flow to start from: {spec.name!r} takes none", initial is not None),
+    ):
+        if given:
+            raise UsageError(f"{option}; leave the option out")
+
+
+def _dis(
     pair: tuple[Image, Image],
     size: Size,
-    grey0: np.ndarray,
-    grey1: np.ndarray,
     preset: str,
+    init: str,
+    bidirectional: bool,
     features: str | None,
     device: str,
     seed: int,
+) -> Answer:
+    grey0, grey1 = (resized(image.grey8, size) for image in pair)
+    weights: dict[str, str] = {}
+    if init == "matches":
+        forward, backward, weights = _spread_matches(pair, size, preset, features, device, seed)
+        forward = variational_refinement(grey0, grey1, forward)
+        backward = variational_refinement(grey1, grey0, backward)
+    else:
+        forward = dis_flow(grey0, grey1, preset)
+        backward = dis_flow(grey1, grey0, preset) if bidirectional else forward
+    back = np.ascontiguousarray(backward.transpose(2, 0, 1)) if bidirectional else None
+    return Answer(np.ascontiguousarray(forward.transpose(2, 0, 1)), back, {"preset": preset}, weights, "cpu")
+
+
+def _spread_matches(
+    pair: tuple[Image, Image], size: Size, preset: str, features: str | None, device: str, seed: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Dense flows (H, W, 2) there and back at the working size from sparse matches, and the weights these needed."""
     features = features or SEED_FEATURES
     found = seed_matches(pair[0], pair[1], features, device, seed)
     assert found.run is not None
     work = tuple(resized_image(image, size).rgb8 for image in pair)
+    grey0, grey1 = (resized(image.grey8, size) for image in pair)
     dense = densify(
         work[0],
         work[1],
@@ -100,9 +169,22 @@ def _seeded(
         scaled_points(found.points1, pair[1].size, size),
         candidates=[(dis_flow(grey0, grey1, preset), dis_flow(grey1, grey0, preset))],
     )
-    forward = variational_refinement(grey0, grey1, dense.forward)
-    backward = variational_refinement(grey1, grey0, dense.backward)
-    return forward, backward, dict(found.run.weights)
+    return dense.forward, dense.backward, dict(found.run.weights)
+
+
+def _initial(initial: np.ndarray, pair: tuple[Image, Image], size: Size) -> tuple[np.ndarray, None]:
+    """A flow in original pixels as one at the working size; nothing is known of the way back."""
+    import torch
+
+    from flowkit.geometry.grids import resize_flow
+
+    given = torch.from_numpy(np.array(initial, np.float32))
+    if given.shape != (2, *pair[0].size):
+        height, width = pair[0].size
+        raise InputError(
+            f"the flow to start from has shape {tuple(given.shape)}; (2, {height}, {width}) belongs to {pair[0].name}"
+        )
+    return resize_flow(given, size, pair[1].size, size).numpy(), None
 
 
 def seed_matches(
@@ -114,23 +196,17 @@ def seed_matches(
     return match(image0, image1, features=features, resize=resize, device=device, seed=seed)
 
 
-def _in_original_pixels(
-    forward: np.ndarray, backward: np.ndarray | None, pair: tuple[Image, Image], size: Size, run: Run
-) -> Flow:
+def _in_original_pixels(answer: Answer, pair: tuple[Image, Image], size: Size, run: Run) -> Flow:
     import torch
 
     from flowkit.geometry.flow import confidence_from_error, forward_backward
     from flowkit.geometry.grids import resize_flow
 
-    def finish(flow: np.ndarray, here: Size, there: Size) -> torch.Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(flow.transpose(2, 0, 1)))
-        return resize_flow(tensor, here, size, there)
-
     size0, size1 = pair[0].size, pair[1].size
-    uv = finish(forward, size0, size1)
-    if backward is None:
+    uv = resize_flow(torch.from_numpy(answer.forward), size0, size, size1)
+    if answer.backward is None:
         return Flow(uv.numpy(), size1, run=run)
-    uv_back = finish(backward, size1, size0)
+    uv_back = resize_flow(torch.from_numpy(answer.backward), size1, size, size0)
 
     def judged(ab: torch.Tensor, ba: torch.Tensor, points_into: Size, other: Flow | None) -> Flow:
         error, occluded = forward_backward(ab, ba)
