@@ -13,8 +13,9 @@ from torch import Tensor
 
 from flowkit.batch import PairBatch
 from flowkit.geometry.grids import pixel_grid
+from flowkit.synth.host_random import HostDraw, generator_on
 from flowkit.synth.lighting_fields import hazy, lamp, remoteness, shadow, smooth_field
-from flowkit.synth.lighting_looks import LightingSettings, Looks, draw_looks, uniform
+from flowkit.synth.lighting_looks import LightingSettings, Looks, draw_looks
 from flowkit.synth.sensor import blur, jpeg, noisy, to_display, to_linear, vignette
 from flowkit.types import Size
 
@@ -37,8 +38,9 @@ def relight(
     amount = torch.as_tensor(strength, dtype=torch.float32).detach().cpu().expand(len(batch))
     if not bool(((amount >= 0) & (amount <= 1)).all()):
         raise ValueError(f"a strength of light must be in [0, 1], got {strength}")
-    looks = draw_looks(amount, generator, settings)
-    local = _generator_on(batch.device, generator)
+    draw = HostDraw(generator)
+    looks = draw_looks(amount, draw, settings)
+    local = generator_on(batch.device, generator)
     image0, image1 = batch.image0, batch.image1
     if image0.shape == image1.shape and (batch.depth0 is None) == (batch.depth1 is None):
         depth = None if batch.depth0 is None or batch.depth1 is None else torch.cat([batch.depth0, batch.depth1])
@@ -60,11 +62,11 @@ def erase(
     Deng, ECCV 2020, training code: probability 0.5, sides 50 to 100). Flow, validity and occlusion stay as they are.
     """
     height, width = batch.image1.shape[-2:]
-    numbers = uniform(generator, len(batch), 2, 5)
-    on = uniform(generator, len(batch), 2) < torch.tensor([probability, 0.5])
+    draw = HostDraw(generator)
+    numbers = draw.uniform(len(batch), 2, 4)
+    on = draw.uniform(len(batch), 2) < torch.tensor([probability, 0.5])
     on[:, 1] &= on[:, 0]
-    low = numbers[..., :2] * torch.tensor([width, height])
-    low = low.floor()
+    low = (numbers[..., :2] * torch.tensor([width, height])).floor()
     high = low + side[0] + ((side[1] - side[0]) * numbers[..., 2:4]).floor()
     high = torch.where(on[..., None], high, low)
     box = torch.cat([low, high], -1).to(batch.device)[..., None, None]
@@ -72,14 +74,6 @@ def erase(
     within = (x >= box[:, :, 0]) & (y >= box[:, :, 1]) & (x < box[:, :, 2]) & (y < box[:, :, 3])
     mean = batch.image1.mean((-2, -1), keepdim=True)
     return replace(batch, image1=torch.where(within.any(1, keepdim=True), mean, batch.image1))
-
-
-def _generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
-    """The generator itself if it lives where the pictures are, else one there, seeded by it."""
-    if generator.device.type == device.type:
-        return generator
-    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-    return torch.Generator(device).manual_seed(seed)
 
 
 def _seen(

@@ -12,6 +12,8 @@ from math import pi
 import torch
 from torch import Tensor
 
+from flowkit.synth.host_random import HostDraw
+
 SHADOWS, SIDES, LAMPS = 2, 4, 3
 """Shadows a picture has, half planes that bound one, lamps a picture has."""
 
@@ -103,11 +105,6 @@ class Looks:
         return self.on[effect].nonzero()[:, 0].to(self.values["exposure"].device, non_blocking=True)
 
 
-def uniform(generator: torch.Generator, *shape: int) -> Tensor:
-    """Uniform in [0, 1), on the CPU wherever the generator lives."""
-    return torch.rand(shape, generator=generator, device=generator.device).cpu()
-
-
 CAMERA = (
     *("exposure", "gamma", "contrast", "saturation", "temperature", "tint", "hue", "vignette", "haze", "air"),
     *("noise", "defocus", "motion", "angle", "jpeg"),
@@ -118,15 +115,15 @@ SCENE = ("night", "night_colour", "night_on", "shadow_on", "lamp_on")
 """What each picture has of its own."""
 
 
-def draw_looks(strength: Tensor, generator: torch.Generator, settings: LightingSettings) -> Looks:
+def draw_looks(strength: Tensor, draw: HostDraw, settings: LightingSettings) -> Looks:
     """The looks of 2 B pictures, first the B image0, then the B image1; strength (B,) in [0, 1] on the CPU."""
     pairs = len(strength)
-    own = uniform(generator, 2, pairs, len(CAMERA))
-    both = uniform(generator, 1, pairs, len(CAMERA))
-    same = uniform(generator, 1, pairs, 1) < settings.same_light
-    taken = same | (uniform(generator, 1, pairs, len(CAMERA)) < settings.common)
+    own = draw.uniform(2, pairs, len(CAMERA))
+    both = draw.uniform(1, pairs, len(CAMERA))
+    same = draw.uniform(1, pairs, 1) < settings.same_light
+    taken = same | (draw.uniform(1, pairs, len(CAMERA)) < settings.common)
     u = dict(zip(CAMERA, torch.where(taken, both, own).flatten(0, 1).unbind(-1), strict=True))
-    u |= dict(zip(SCENE, uniform(generator, 2 * pairs, len(SCENE)).unbind(-1), strict=True))
+    u |= dict(zip(SCENE, draw.uniform(2 * pairs, len(SCENE)).unbind(-1), strict=True))
     s = strength.repeat(2)
     dusk = ((s - 0.3) / 0.7).clamp_min(0)
     is_night = u["night_on"] < settings.night_probability * dusk
@@ -143,9 +140,9 @@ def draw_looks(strength: Tensor, generator: torch.Generator, settings: LightingS
         "lamp": lit,
     }
     values = _camera(u, s, night, settings)
-    values |= _weather(u, s, night, settings, generator)
-    values |= _shadows(s, night, settings, generator)
-    values |= _lamps(s, night, values["balance"], settings, generator)
+    values |= _weather(u, s, night, settings, draw)
+    values |= _shadows(s, night, settings, draw)
+    values |= _lamps(s, night, values["balance"], settings, draw)
     values["unchanged"] = (s == 0).float()
     return Looks(values, {name: value & (s > 0) for name, value in on.items()} | {"unchanged": s == 0})
 
@@ -178,7 +175,7 @@ def _camera(u: dict[str, Tensor], s: Tensor, night: Tensor, settings: LightingSe
 
 
 def _weather(
-    u: dict[str, Tensor], s: Tensor, night: Tensor, settings: LightingSettings, generator: torch.Generator
+    u: dict[str, Tensor], s: Tensor, night: Tensor, settings: LightingSettings, draw: HostDraw
 ) -> dict[str, Tensor]:
     """Daylight (N, 3), its unevenness, and the haze."""
     count = len(s)
@@ -187,9 +184,9 @@ def _weather(
     shift = night * (1.2 * u["night_colour"] - 0.4)
     colour = torch.stack([-shift, torch.zeros_like(shift), shift], -1)
     daylight = (colour - stops[:, None]).exp2()
-    knots = 2 * uniform(generator, count, 5, 6) - 1
-    rising = uniform(generator, count, 1, 1) * torch.linspace(1, -1, 4)[None, :, None]
-    far = (1 + 0.9 * rising + 0.3 * (2 * uniform(generator, count, 4, 4) - 1)).clamp_min(0.05)
+    knots = 2 * draw.uniform(count, 5, 6) - 1
+    rising = draw.uniform(count, 1, 1) * torch.linspace(1, -1, 4)[None, :, None]
+    far = (1 + 0.9 * rising + 0.3 * (2 * draw.uniform(count, 4, 4) - 1)).clamp_min(0.05)
     white = torch.tensor([0.94, 1.0, 1.06]) * (0.5 + u["air"])[:, None]
     return {
         "daylight": daylight,
@@ -200,11 +197,11 @@ def _weather(
     }
 
 
-def _shadows(s: Tensor, night: Tensor, settings: LightingSettings, generator: torch.Generator) -> dict[str, Tensor]:
+def _shadows(s: Tensor, night: Tensor, settings: LightingSettings, draw: HostDraw) -> dict[str, Tensor]:
     """What `lighting_fields.shadow` wants, for SHADOWS shapes of each picture."""
     shape = (len(s), SHADOWS)
-    turn, centre_x, centre_y, straight, wobble, soft, dark, second = uniform(generator, *shape, 8).unbind(-1)
-    side, jitter, opened = uniform(generator, *shape, SIDES, 3).unbind(-1)
+    turn, centre_x, centre_y, straight, wobble, soft, dark, second = draw.uniform(*shape, 8).unbind(-1)
+    side, jitter, opened = draw.uniform(*shape, SIDES, 3).unbind(-1)
     angle = 2 * pi * (turn[..., None] + (torch.arange(SIDES) + 0.5 * (jitter - 0.5)) / SIDES)
     normals = torch.stack([angle.cos(), angle.sin()], -1)
     centre = 2 * torch.stack([centre_x, centre_y], -1) - 1
@@ -216,18 +213,16 @@ def _shadows(s: Tensor, night: Tensor, settings: LightingSettings, generator: to
     return {
         "shadow_normals": normals,
         "shadow_offsets": offsets,
-        "shadow_outline": 2 * uniform(generator, *shape, 12, 15) - 1,
+        "shadow_outline": 2 * draw.uniform(*shape, 12, 15) - 1,
         "shadow_wobble": torch.where(straight < 0.4, 0, 0.02 + 0.5 * wobble),
         "shadow_softness": 0.01 * torch.exp(3.7 * soft),
         "shadow_darkness": darkness,
     }
 
 
-def _lamps(
-    s: Tensor, night: Tensor, balance: Tensor, settings: LightingSettings, generator: torch.Generator
-) -> dict[str, Tensor]:
+def _lamps(s: Tensor, night: Tensor, balance: Tensor, settings: LightingSettings, draw: HostDraw) -> dict[str, Tensor]:
     """What `lighting_fields.lamp` wants, for LAMPS lamps or cones of each picture."""
-    numbers = uniform(generator, len(s), LAMPS, 10).unbind(-1)
+    numbers = draw.uniform(len(s), LAMPS, 10).unbind(-1)
     centre_x, centre_y, radius, angle, width, cone, bright, warm, seen, there = numbers
     direction = pi * (angle + 0.0)  # downwards, more or less: y points down
     opening = torch.cos(0.25 + 0.6 * width)
