@@ -1,0 +1,136 @@
+"""Mixtures of public data sets: RAFT's constants, every pair as often as it counts, the same batch whenever it is asked for."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from flowkit.datasets.samples import FlowSample
+from flowkit.datasets.training_sets import SETS, PairArrays, TrainingSet
+from flowkit.errors import UsageError
+from flowkit.io.flow_files import write_flow
+from flowkit.training.augment import DENSE, STAGES, PublicPairs, augment, collate, mixture, public_batches
+
+
+def test_stages_are_rafts():
+    assert {name: (stage.crop, stage.batch_size) for name, stage in STAGES.items()} == {
+        "chairs": ((368, 496), 10),
+        "things": ((400, 720), 6),
+        "sintel": ((368, 768), 6),
+        "kitti": ((288, 960), 6),
+    }
+    sintel = {part.name: part for part in STAGES["sintel"].parts}
+    repeats = {name: part.repeat for name, part in sintel.items()}
+    assert repeats == {"sintel-clean": 100, "sintel-final": 100, "kitti2015": 200, "hd1k": 5, "flyingthings-clean": 1}
+    assert all(part.augmentation.sparse == SETS[name].sparse for name, part in sintel.items())
+    scales = {name: (part.augmentation.min_scale, part.augmentation.max_scale) for name, part in sintel.items()}
+    assert (
+        scales["kitti2015"] == (-0.3, 0.5) and scales["hd1k"] == (-0.5, 0.2) and scales["sintel-clean"] == (-0.2, 0.6)
+    )
+    assert STAGES["kitti"].parts[0].augmentation.flip_x == 0 and sintel["kitti2015"].augmentation.flip_x == 0.5
+    assert mixture("kitti2012").parts[0].augmentation == STAGES["kitti"].parts[0].augmentation
+    assert mixture("flyingthings-final").parts[0].augmentation.min_scale == -0.4
+    assert mixture("hd1k").parts[0].repeat == 1
+    with pytest.raises(UsageError, match="chairs"):
+        mixture("sofas")
+
+
+class Truth:
+    """A flow that says which pair it is."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __call__(self):
+        return np.full((2, 24, 32), self.number, np.float32)
+
+
+def toy_set(folder: Path, name: str, count: int, sparse: bool = False, first: int = 0) -> TrainingSet:
+    image = folder / "grey.png"
+    if not image.is_file():
+        assert cv2.imwrite(str(image), np.full((24, 32, 3), 90, np.uint8))
+    samples = [FlowSample(name, str(n), image, image, Truth(first + n)) for n in range(count)]
+    return TrainingSet(name, samples, sparse)
+
+
+def toy_pairs(folder):
+    plain = replace(
+        DENSE, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, eraser=0.0, spatial=0.0, flip_x=0.0, flip_y=0.0
+    )
+    parts = [(toy_set(folder, "a", 3), plain, 2), (toy_set(folder, "b", 4, first=10), replace(plain, sparse=True), 1)]
+    return PublicPairs(parts)
+
+
+def test_an_epoch_has_every_pair_as_often_as_it_counts(tmp_path):
+    pairs = toy_pairs(tmp_path)
+    assert len(pairs) == 10
+    batches = [pairs.numbered(number, 5, (16, 16), seed=4) for number in range(4)]
+    seen = [int(value) for batch in batches for value in batch.flow[:, 0, 0, 0]]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == [0, 0, 1, 1, 2, 2, 10, 11, 12, 13]
+    assert seen[:10] != seen[10:]  # shuffled anew
+    names = [name for batch in batches[:2] for name in batch.made["names"]]
+    assert names == [f"a/{value}" if value < 10 else f"b/{value - 10}" for value in seen[:10]]
+
+
+def equal(one, other):
+    return all(torch.equal(one.tensors()[name], other.tensors()[name]) for name in one.tensors())
+
+
+def test_batches_depend_on_seed_and_number_alone(tmp_path):
+    folder = tmp_path
+    parts = [(toy_set(folder, "a", 7), replace(DENSE, eraser_side=(4, 8), noise=5.0), 1)]
+    pairs, later = PublicPairs(parts), pickle.loads(pickle.dumps(PublicPairs(parts)))
+    first = [pairs.numbered(number, 3, (16, 24), seed=1) for number in range(6)]
+    for number in (5, 2, 4):  # a run resumed elsewhere, in another order
+        assert equal(later.numbered(number, 3, (16, 24), seed=1), first[number])
+    assert equal(pairs.batch(3, (16, 24), seed=9), later.batch(3, (16, 24), seed=9))
+    assert not equal(pairs.batch(3, (16, 24), seed=9), pairs.batch(3, (16, 24), seed=10))
+    single = PublicPairs([(toy_set(folder, "a", 1), replace(DENSE, eraser_side=(4, 8), noise=5.0), 1)])
+    ones = [single.numbered(number, 1, (16, 24), seed) for number, seed in ((0, 1), (0, 2), (1, 1))]
+    assert not equal(ones[0], ones[1]) and not equal(ones[0], ones[2])
+
+
+def test_what_a_batch_is(tmp_path):
+    batch = toy_pairs(tmp_path).batch(4, (16, 20), seed=0)
+    assert batch.image0.shape == (4, 3, 16, 20) and batch.image0.dtype == torch.float32
+    assert batch.image0.unique().tolist() == pytest.approx([90 / 255])
+    assert batch.flow.shape == (4, 2, 16, 20) and batch.valid.shape == (4, 16, 20) and batch.valid.dtype == torch.bool
+    assert batch.occlusion is None and batch.made["family"] == "public"
+
+
+def test_occlusion_is_kept_where_all_know_it():
+    image = np.full((64, 96, 3), 90, np.uint8)
+    pair = PairArrays(image, image, np.zeros((2, 64, 96), np.float32))
+    rng = np.random.default_rng(0)
+    knowing, unknowing = (
+        {**augment(replace(pair, occluded=mask), (32, 48), DENSE, rng), "name": "x"}
+        for mask in (np.zeros((64, 96), bool), None)
+    )
+    both = collate([knowing, knowing]).occlusion
+    assert both is not None and both.shape == (2, 32, 48)
+    assert collate([knowing, unknowing]).occlusion is None and collate([unknowing, knowing]).occlusion is None
+
+
+def test_public_batches_reads_the_folders_of_a_mixture(tmp_path):
+    chairs, kitti = tmp_path / "chairs", tmp_path / "kitti" / "training"
+    for path in (chairs / "data", kitti / "image_2", kitti / "flow_occ"):
+        path.mkdir(parents=True)
+    truth = np.full((2, 24, 32), 2, np.float32)
+    for path in ("data/00001_img1.ppm", "data/00001_img2.ppm"):
+        cv2.imwrite(str(chairs / path), np.full((24, 32, 3), 90, np.uint8))
+    write_flow(chairs / "data" / "00001_flow.flo", truth)
+    for end in (10, 11):
+        cv2.imwrite(str(kitti / "image_2" / f"000000_{end}.png"), np.full((24, 32, 3), 90, np.uint8))
+    write_flow(kitti / "flow_occ" / "000000_10.png", truth)
+
+    assert public_batches({"flyingchairs": chairs}, mixture("chairs")).batch(2, (16, 16), 0).valid.all()
+    folders = {"kitti2015": kitti.parent}
+    with pytest.raises(UsageError, match="hd1k"):
+        public_batches(folders, mixture("sintel"))
+    assert len(public_batches(folders, mixture("sintel").only(folders))) == 200
+    with pytest.raises(UsageError, match="no pairs"):
+        public_batches({}, mixture("sintel").only([]))
