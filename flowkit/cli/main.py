@@ -9,7 +9,7 @@ from typing import Annotated, Never
 import typer
 
 from flowkit._version import __version__
-from flowkit.cli import align, bench, flow, homography, match, pose, report, show, warp, weights
+from flowkit.cli import align, bench, flow, homography, match, pose, report, show, train, warp, weights
 from flowkit.errors import EXIT_INTERRUPTED, EXIT_USAGE, FlowkitError, UsageError
 
 _EPILOG = (
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _verb in (flow.flow, match.match, homography.homography, pose.pose, align.align, warp.warp, show.show):
+for _verb in (flow.flow, match.match, homography.homography, pose.pose, align.align, warp.warp, train.train, show.show):
     app.command()(_verb)
 app.add_typer(weights.app, name="weights")
 app.add_typer(bench.app, name="bench")

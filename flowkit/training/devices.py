@@ -1,0 +1,28 @@
+"""The processes and devices of a run, by lightning-fabric."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def make_fabric(device: str) -> Fabric:
+    """A fabric on "cpu", "cuda", "cuda:N" or "mps". Under torchrun each process takes the device of its rank.
+
+    Precision is not the fabric's affair: it would round the images to bf16 before the network sees them.
+    """
+    from lightning_fabric import Fabric
+
+    kind, _, index = device.partition(":")
+    devices: Any = [int(index)] if index else 1
+    nodes, strategy = 1, "auto"
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+        strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true")
+    fabric.launch()
+    return fabric

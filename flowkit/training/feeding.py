@@ -1,0 +1,139 @@
+"""Batches for the loop, made in the background, each by its number: a resumed run sees what the unbroken one would have."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from flowkit.batch import PairBatch
+from flowkit.errors import FlowkitError
+from flowkit.training.material import Material
+
+if TYPE_CHECKING:
+    from flowkit.training.recipe import Recipe, Source
+
+Key = tuple[int, int]
+"""(number of the batch, stage of the curriculum)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which batches this process makes: of every `accumulate` x `world` of a step, those of its `rank`."""
+
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1
+
+    def numbers(self, first_step: int) -> Iterator[tuple[int, int]]:
+        """(step, number of the batch), without end.
+
+        Two ranks see together what one sees that accumulates two batches.
+        """
+        step = first_step
+        while True:
+            for turn in range(self.accumulate):
+                yield step, (step * self.accumulate + turn) * self.world + self.rank
+            step += 1
+
+
+@dataclass
+class Maker(Dataset[Any]):
+    """Makes a batch for a key. It is what the worker processes hold."""
+
+    recipe: Recipe
+    material: Material
+    _sources: dict[int, tuple[Recipe, Source]] = field(default_factory=dict)
+
+    def batch(self, key: Key) -> PairBatch:
+        """The batch of that number at that stage."""
+        number, stage = key
+        if stage not in self._sources:
+            recipe = self.recipe.at_stage(stage)
+            self._sources[stage] = recipe, self.material.source(recipe)
+        recipe, source = self._sources[stage]
+        return recipe.batches(source, number)
+
+    def __getitem__(self, key: Key) -> dict[str, np.ndarray] | FlowkitError:
+        """The batch as arrays, which go through a pipe: shared memory is scarce in containers."""
+        try:
+            return {name: tensor.numpy() for name, tensor in self.batch(key).tensors().items()}
+        except FlowkitError as error:  # as a value: torch would put a traceback into its message
+            return error
+
+
+def feed(
+    recipe: Recipe, material: Material, place: Place, first_step: int, stage_at: Callable[[int], int]
+) -> Iterator[tuple[int, PairBatch]]:
+    """(stage, batch) without end, from the first batch of `first_step` on; `stage_at(step)` is asked a little ahead of time.
+
+    Where the material lies on a GPU the batches are rendered there and then, otherwise by `recipe.workers` processes.
+    """
+    maker = Maker(recipe, material)
+    keys = ((number, stage_at(step)) for step, number in place.numbers(first_step))
+    if recipe.workers == 0 or material.on_accelerator:
+        return ((key[1], maker.batch(key)) for key in keys)
+    # fork shares the photos; where it is not safe torch passes them on in shared memory
+    context = "fork" if sys.platform.startswith("linux") else "spawn"
+    stages: list[int] = []
+    loader = DataLoader(
+        maker,
+        batch_size=None,
+        sampler=_noting(keys, stages),
+        num_workers=recipe.workers,
+        collate_fn=_as_it_is,
+        worker_init_fn=partial(_set_up_worker, context),
+        multiprocessing_context=context,
+    )
+    with _without_cv_threads():
+        answers = iter(loader)  # starts the workers
+    return _unpacked(answers, stages)
+
+
+@contextmanager
+def _without_cv_threads() -> Iterator[None]:
+    """Let OpenCV end its threads: a forked child does not have them, but would wait for them for ever."""
+    import cv2
+
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _unpacked(answers: Iterator[Any], stages: list[int]) -> Iterator[tuple[int, PairBatch]]:
+    for arrays in answers:
+        if isinstance(arrays, FlowkitError):
+            raise arrays
+        tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        yield stages.pop(0), PairBatch(**tensors)
+
+
+def _noting(keys: Iterator[Key], stages: list[int]) -> Iterator[Key]:
+    """Pass the keys on and note their stages, in the order in which the loader gives the batches back."""
+    for key in keys:
+        stages.append(key[1])
+        yield key
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _set_up_worker(context: str, number: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the training process ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if context != "fork":
+        import cv2
+
+        cv2.setNumThreads(1)

@@ -1,0 +1,78 @@
+"""What a run learns from: the photos, parted into those to train on and those held out, or public data sets."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowkit.errors import UsageError
+from flowkit.synth.photos import PhotoStore
+
+if TYPE_CHECKING:
+    import torch
+
+    from flowkit.training.recipe import Recipe, Source
+
+log = logging.getLogger(__name__)
+
+_HELD_OUT = 0.05
+"""The share of the photos that is held out where the folder does not say which."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The photos to train on and those to validate on. Either may be None: then there is nothing of that kind."""
+
+    photos: PhotoStore | None = None
+    held_out: PhotoStore | None = None
+
+    def source(self, recipe: Recipe) -> Source:
+        """What gives the pairs of a recipe without stages."""
+        if recipe.source != "engine":
+            raise UsageError(f"source={recipe.source}: no such data set here; use engine")
+        if self.photos is None:
+            raise UsageError("the engine makes pairs from photographs; give --photos DIR")
+        return recipe.engine_source(self.photos)
+
+    def to(self, device: torch.device) -> Material:
+        """The same with the photos to train on, and so their rendering, on another device."""
+        return self if self.photos is None else replace(self, photos=self.photos.to(device))
+
+    @property
+    def on_accelerator(self) -> bool:
+        """Whether pairs are rendered by something else than the CPU."""
+        return self.photos is not None and self.photos.device.type != "cpu"
+
+
+def read_photos(folder: Path) -> Material:
+    """The photos of a folder. Its subfolders train/, val/ and cutouts/ are used as such, where it has them.
+
+    Without val/, about 5 % of the photos are held out, chosen by their names, so that every run chooses the same. InputError
+    when no photo can be read; unreadable ones are skipped and counted.
+    """
+    train, held, cutouts = (folder / name for name in ("train", "val", "cutouts"))
+    shapes = cutouts if cutouts.is_dir() else None
+    if train.is_dir() and held.is_dir():
+        return Material(PhotoStore.from_folder(train, shapes), PhotoStore.from_folder(held, shapes))
+    store = PhotoStore.from_folder(train if train.is_dir() else folder, shapes)
+    return parted(store)
+
+
+def parted(store: PhotoStore) -> Material:
+    """Hold some photos out, at least one; of a single photo both parts are that one."""
+    if len(store) == 1:
+        log.warning("only one photo: the scenes of the validation are made from it, too, and say little")
+        return Material(store, store)
+    marks = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in store.names]
+    count = max(1, round(_HELD_OUT * len(store)))
+    chosen = set(sorted(range(len(store)), key=lambda index: marks[index])[:count])
+    train = [index for index in range(len(store)) if index not in chosen]
+    return Material(_some(store, train), _some(store, sorted(chosen)))
+
+
+def _some(store: PhotoStore, indices: list[int]) -> PhotoStore:
+    levels = tuple(level[indices] for level in store.levels)
+    return PhotoStore(levels, store.cutouts, tuple(store.names[index] for index in indices), store.skipped)

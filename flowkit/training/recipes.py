@@ -1,0 +1,62 @@
+"""The recipes by name: a new one is one row here, or a file of its own where the loss is its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from flowkit.errors import UsageError
+from flowkit.synth.engine import EngineSettings
+from flowkit.training.recipe import Recipe, Stage
+
+_CPU_STAGES = (
+    Stage(share=0.35, size=(128, 192), batch=8, max_displacement=32),
+    Stage(share=0.35, size=(160, 256), batch=6, max_displacement=64),
+    Stage(share=0.30, size=(256, 384), batch=3, max_displacement=128),
+)
+"""Small crops while the network learns what a match is, large ones once it has to follow large motion."""
+
+_RAFT = Recipe(model="raft")
+"""The first stage of RAFT's training (spec.md 1.4): 100 000 steps of 10 crops of 368x496, 12 iterations, one cycle to 4e-4."""
+
+_CPU = replace(
+    _RAFT,
+    size=(128, 192),
+    batch=8,
+    iterations=6,
+    stages=_CPU_STAGES,
+    steps=10_000,
+    checkpoint_every=250,
+    validate_every=250,
+)
+"""The same, compressed to what two cores do in some hours: 6 iterations, and crops that grow."""
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "raft": _RAFT,
+        "raft-small": replace(_CPU, model="raft-small"),
+        "raft-xfeat": replace(
+            _CPU,
+            model="raft-xfeat",
+            engine=EngineSettings(both_ways=True),
+            stages=(
+                Stage(share=0.4, size=(128, 192), batch=8, max_displacement=32, iterations=4),
+                Stage(share=0.35, size=(160, 256), batch=6, max_displacement=64, iterations=5),
+                Stage(share=0.25, size=(256, 384), batch=4, max_displacement=120, iterations=6),
+            ),
+            fine_tuned=("backbone",),
+            fine_tuning=0.3,
+            gamma=0.85,
+            validation_iterations=8,
+        ),
+    }
+)
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name; UsageError listing the known ones if there is none."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise UsageError(f"no recipe is called {name!r}; known: {', '.join(RECIPES)}") from None
