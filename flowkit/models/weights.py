@@ -131,13 +131,13 @@ def convert_checkpoint(checkpoint: str | Path, name: str, output: str | Path, *,
     if mismatch(state, module) is not None:  # one in our own layout only changes its container
         try:
             state = resolve(spec.convert)(state)
-        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        except (WeightsError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise WeightsError(
                 f"{path}: no checkpoint of {name!r} in a layout that flowkit knows ({reason})"
             ) from error
     if fault := mismatch(state, module):
-        raise WeightsError(f"{path}: not a checkpoint of {name!r} ({fault}); see --model")
+        raise WeightsError(f"{path}: not a checkpoint of {name!r} ({fault}); is it of another --model?")
     kept = {key: state[key] for key in module.state_dict()}
     facts = {"model": name, "converted_from": path.name, "converted_sha256": files.sha256(path), "note": spec.sources}
     files.write_weights(output, kept, facts, half=half)

@@ -154,6 +154,7 @@ class Runner:
 
     def _padded(self, image0: torch.Tensor, image1: torch.Tensor, initial: torch.Tensor | None) -> torch.Tensor:
         """(1, 2, H, W): sides padded to what the network takes by repeating the border, half on either side."""
+        import torch
         from torch.nn import functional as F  # noqa: N812
 
         spec = self.network.spec
@@ -168,7 +169,7 @@ class Runner:
         if self.precision != "fp32" and not bool(flow.isfinite().all()):
             self._note(f"{self.precision} overflowed, computed again in fp32")
             flow = self._forward(image0, image1, start, "fp32")
-        return flow[..., top : top + height, left : left + width]
+        return flow.where(flow.isfinite(), torch.nan)[..., top : top + height, left : left + width]
 
     def _forward(
         self, image0: torch.Tensor, image1: torch.Tensor, initial: torch.Tensor | None, precision: str
@@ -202,16 +203,18 @@ def resolve_precision(precision: str, device: str) -> str:
 
 def tile_side(size: Size, spec: ModelSpec, tile: bool | int | None, device: str) -> tuple[int | None, str | None]:
     """The side of the tiles for pictures of that (height, width), None for no tiles, and a note where memory decided."""
-    affordable = affordable_side(spec.memory, device) if tile in (None, True) and type(tile) is not int else None
-    if tile is None:
-        if affordable is None or size[0] * size[1] <= affordable**2:
-            return None, None
-        side = min(affordable, 2 * TILE)
-        return side, f"computed in tiles of {side} pixels, for the whole would not fit into memory"
     if tile is False:
         return None, None
-    side = min(TILE, affordable or TILE) if tile is True else tile
-    return (side, None) if side < max(size) else (None, None)
+    if tile is not None and tile is not True:
+        return (tile, None) if tile < max(size) else (None, None)
+    affordable = affordable_side(spec.memory, device)
+    if tile is True:
+        side = min(TILE, affordable or TILE)
+        return (side, None) if side < max(size) else (None, None)
+    if affordable is None or size[0] * size[1] <= affordable**2:
+        return None, None
+    side = min(affordable, 2 * TILE)
+    return side, f"computed in tiles of {side} pixels, for the whole would not fit into memory"
 
 
 def to_tensor(pixels: np.ndarray, device: str) -> torch.Tensor:

@@ -161,6 +161,19 @@ def test_a_foreign_checkpoint_is_converted(tiny, wrapped):
     assert notes["converted_sha256"] == files.sha256(folder / "theirs.ckpt")
 
 
+def test_raft_small_as_it_is_published_is_converted(tmp_path):
+    torch.manual_seed(0)
+    network = build("raft-small")
+    theirs = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save(theirs, tmp_path / "raft-small.pth")
+    output = tmp_path / "ours.safetensors"
+    weights.convert_checkpoint(tmp_path / "raft-small.pth", "raft-small", output)
+    loaded = weights.load_network("raft-small", output).module.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in network.state_dict().items())
+    with pytest.raises(WeightsError, match=r"raft-small\.pth: .*another --model"):
+        weights.convert_checkpoint(tmp_path / "raft-small.pth", "raft", output)
+
+
 def test_conversions_that_fail_leave_nothing(tiny, monkeypatch):
     state, folder = tiny
     output = folder / "ours.safetensors"

@@ -1,7 +1,7 @@
 """A network that reads the motion off colour ramps, exactly, so that half a pixel or a swapped direction shows.
 
-Red is x and green is y of the scene, in units of `span`. Where a pixel of image0 is in image1 follows from the straight line that
-fits image1's colours; what padding repeats is left out.
+Red is x and green is y of the scene, in units of `span`. Where a pixel of image0 is in image1 follows from the straight line
+that fits image1's colours; what padding repeats is left out.
 """
 
 from dataclasses import replace
