@@ -1,0 +1,213 @@
+"""Colours of 3-D scenes: photos laid on surfaces, and cut-outs standing in the scene.
+
+A surface has a photo, mirrored at its borders for ever, with so many texels per unit of length. Both pictures look up the same
+photo at the hit's own place on the surface, at the scales of the photo that fit the distance, so that nothing aliases.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from flowkit.synth.cameras import inverse_intrinsics
+from flowkit.synth.photos import CUTOUT, PhotoStore
+from flowkit.synth.scene3d_surfaces import Alpha, Counts, Slots
+
+PACKED = 3
+"""How many scales of a cut-out are kept, from the finest that is needed, each half the one before."""
+COLUMNS = 31
+"""What is looked up for a pixel once its surface is known; see `coat_of`."""
+
+
+@dataclass(frozen=True)
+class Skins:
+    """The textures of B scenes of F faces: `photo` (B, F) int64, `density` (B, F) texels per unit, `offset` (B, F, 2) the
+    texel at the face's centre, `gain` (B, F, 3) the factor of the light. `cutout` (B, cutouts) int64 points into the store's
+    cut-outs.
+    """
+
+    photo: Tensor
+    density: Tensor
+    offset: Tensor
+    gain: Tensor
+    cutout: Tensor
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """All cut-outs of a store at PACKED scales, one after the other: `texels` (n, 4) uint8, RGB times alpha, and alpha.
+
+    `sides` is how wide each scale is.
+    """
+
+    texels: Tensor
+    sides: tuple[int, ...]
+
+    def alpha(self, cutout: Tensor, level: Tensor, counts: Counts) -> Alpha:
+        """The outlines of the cutouts (B, cutouts) at scales `level` (B, cutouts)."""
+        starts = [sum(side * side for side in self.sides[:k]) for k in range(PACKED + 1)]
+        first = torch.tensor([starts[:-1], self.sides], device=cutout.device)
+        base = torch.zeros(len(cutout), counts.slots, dtype=torch.long, device=cutout.device)
+        side = torch.zeros_like(base)
+        base[:, counts.cutout_slots] = cutout * starts[-1] + first[0][level]
+        side[:, counts.cutout_slots] = first[1][level]
+        return Alpha(self.texels, base, side)
+
+
+_atlases: dict[tuple[int, int], Atlas] = {}
+
+
+def atlas_of(photos: PhotoStore, finest: int) -> Atlas:
+    """The atlas of a store's cut-outs from `finest` halvings on; kept as long as the cut-outs themselves are."""
+    key = (id(photos.cutouts), finest)
+    if key not in _atlases:
+        _atlases[key] = _packed(photos.cutouts, finest)
+        weakref.finalize(photos.cutouts, _atlases.pop, key, None)
+    return _atlases[key]
+
+
+def _packed(cutouts: Tensor, finest: int) -> Atlas:
+    parts = []
+    for chunk in cutouts.split(32):
+        picture = chunk.permute(0, 3, 1, 2).float()
+        picture = torch.cat([picture[:, :3] * (picture[:, 3:] / 255), picture[:, 3:]], 1)
+        levels = [avg_pool2d(picture, 1 << finest)]
+        for _ in range(PACKED - 1):
+            levels.append(avg_pool2d(levels[-1], 2))
+        texels = torch.cat([level.flatten(2).transpose(1, 2) for level in levels], 1)
+        parts.append(texels.round_().to(torch.uint8).flatten(0, 1))
+    return Atlas(torch.cat(parts).contiguous(), tuple(CUTOUT >> (finest + k) for k in range(PACKED)))
+
+
+def coat_of(
+    slots: Slots, slopes: Tensor, counts: Counts, skins: Skins, K: Tensor, means: Tensor, links: Tensor
+) -> Tensor:
+    """(B, COLUMNS, S) float32: what is looked up for a pixel once its surface is known, of one view.
+
+    The columns: place.p / mu + origin are the texel coordinates u and v (6 + 2), the gradient of mu by pixel (2; `slopes`
+    (B, S, 2)), photo (1), gain (3), mean colour (3; `means` (B, F, 3)), the map into the other picture p1 = M p + m mu (9 + 3)
+    and whether the surface moves (1; `links` (B, S, 13)), the number of the cutout or -1 (1).
+    """
+    inverse = inverse_intrinsics(K)
+    axes = normalize(slots.axes, dim=-1)
+    pick, cut = slots.skin, counts.cutout_slots
+    scale = skins.density.gather(1, pick)[..., None].repeat(1, 1, 2)
+    # The whole cut-out fits its panel.
+    scale[:, cut] = CUTOUT / 2 / slots.axes[:, cut].norm(dim=-1)
+    place = scale[..., None] * axes
+    origin = _pick(skins.offset, pick) - scale * (axes @ slots.centre[..., None])[..., 0]
+    numbers = torch.full((*pick.shape, 1), -1.0, dtype=torch.float64, device=K.device)
+    numbers[:, cut, 0] = torch.arange(counts.cutouts, dtype=torch.float64, device=K.device)
+    columns = [
+        (place @ inverse[:, None]).flatten(2),
+        origin,
+        slopes.double(),
+        skins.photo.gather(1, pick)[..., None].double(),
+        _pick(skins.gain, pick),
+        _pick(means, pick).double(),
+        links,
+        numbers,
+    ]
+    return torch.cat(columns, -1).transpose(1, 2).float().contiguous()
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+
+
+def mean_colours(photos: PhotoStore, photo: Tensor) -> Tensor:
+    """(..., 3) float32 in 0..255: about the mean colour of each photo."""
+    small = photos.levels[-1][:, ::16, ::16].index_select(0, photo.flatten())
+    return small.flatten(1, 2).float().mean(1).reshape(*photo.shape, 3)
+
+
+def look_up(coat: Tensor, slot: Tensor) -> Tensor:
+    """(B, COLUMNS, P): the columns of each pixel's surface (B, P)."""
+    return coat.gather(2, slot[:, None].expand(-1, coat.shape[1], -1))
+
+
+def colours(columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStore, finest: int) -> Tensor:
+    """(B, 3, P) float32 in 0..255 of pixels (x, y) (B, P) with these columns and mu (B, P), from photos at scales >= finest."""
+    c = columns.unbind(1)
+    depth = 1 / mu
+    u = torch.addcmul(c[2], c[0], x).addcmul_(c[1], y).mul_(depth)
+    v = torch.addcmul(c[5], c[3], x).addcmul_(c[4], y).mul_(depth)
+    # Texels per pixel: d(u)/dx = (place_x - u mu_x) / mu; the mean of both directions, a compromise between blur and aliasing.
+    du = _length(torch.addcmul(c[0], u, c[8], value=-1), torch.addcmul(c[1], u, c[9], value=-1))
+    dv = _length(torch.addcmul(c[3], v, c[8], value=-1), torch.addcmul(c[4], v, c[9], value=-1))
+    footprint = du.add_(dv).mul_(depth).mul_(0.5).clamp_min_(1e-6)
+    rgb = _photo_colours(photos, c[10].long(), u.add_(c[6]), v.add_(c[7]), footprint, columns[:, 14:17], finest)
+    return rgb.mul_(columns[:, 11:14])
+
+
+def _length(a: Tensor, b: Tensor) -> Tensor:
+    return a.mul_(a).addcmul_(b, b).sqrt_()
+
+
+def _photo_colours(
+    photos: PhotoStore, photo: Tensor, u: Tensor, v: Tensor, footprint: Tensor, mean: Tensor, finest: int
+) -> Tensor:
+    """Trilinear: between the two scales of the photo next to the footprint; beyond the coarsest it fades into the mean."""
+    height, width = photos.size
+    u, v = _mirrored(u, width), _mirrored(v, height)
+    last = len(photos.levels) - 1
+    lod = footprint.log2().clamp_(finest, last)
+    # In the distance the texture averages out: its contrast falls with the number of texels a pixel covers.
+    kept = (2 ** (last + 0.5) / footprint).clamp_max_(1)
+    rgb = mean * (1 - kept)[:, None]
+    for k in range(finest, last + 1):
+        share = (1 - (lod - k).abs_()).clamp_min_(0).mul_(kept)
+        rgb.addcmul_(_bilinear(photos.levels[k], photo, u, v, k), share[:, None])
+    return rgb
+
+
+def _mirrored(u: Tensor, length: int) -> Tensor:
+    """Coordinates in 0..length as a picture mirrored at its borders has them; its area is [-0.5, length - 0.5]."""
+    turned = (u + 0.5) / (2 * length)
+    return (turned - turned.floor()).mul_(2 * length).sub_(length).abs_().neg_().add_(length - 0.5)
+
+
+def _bilinear(level: Tensor, photo: Tensor, u: Tensor, v: Tensor, halvings: int) -> Tensor:
+    """(B, 3, P) float32 in 0..255 at places (u, v) (B, P), in texels of level 0, of photos (B, P) at one scale (N, H, W, 3)."""
+    count, height, width, _ = level.shape
+    scale = 0.5**halvings
+    u, v = ((p + 0.5).mul_(scale).sub_(0.5).clamp_(0, n - 1) for p, n in ((u, width), (v, height)))
+    left, top = u.int().clamp_max_(width - 2), v.int().clamp_max_(height - 2)
+    across, down = (u - left).flatten(), (v - top).flatten()
+    index = ((photo * height + top) * width + left).flatten()
+    # Two neighbours in a row lie side by side: rows of six bytes that overlap.
+    rows = level.as_strided((count * height * width - 1, 6), (3, 1))
+    above, below = (
+        rows.index_select(0, index + step).t().to(torch.float32, memory_format=torch.contiguous_format)
+        for step in (0, width)
+    )
+    both = torch.lerp(above, below, down)
+    return torch.lerp(both[:3], both[3:], across).unflatten(1, photo.shape).transpose(0, 1)
+
+
+def lay_cutouts(rgb: Tensor, columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, alpha: Alpha, first: int) -> None:
+    """Replace the colours (B, 3, P) in 0..255 of the pixels that see a cutout; `first` is the first cutout's surface."""
+    scene, pixel = (columns[:, 30] >= 0).nonzero().unbind(1)
+    c = columns[scene, :, pixel].unbind(1)
+    px, py, depth = x[scene, pixel], y[scene, pixel], 1 / mu[scene, pixel]
+    slot = c[30].long() + first
+    base, side = alpha.base[scene, slot], alpha.side[scene, slot]
+    ratio = side / CUTOUT
+    u = (c[0] * px + c[1] * py + c[2]) * depth + c[6] + CUTOUT / 2
+    v = (c[3] * px + c[4] * py + c[5]) * depth + c[7] + CUTOUT / 2
+    u, v = ((p * ratio - 0.5).clamp_min(0).minimum(side - 1) for p in (u, v))
+    left, top = u.long().minimum(side - 2), v.long().minimum(side - 2)
+    index = base + top * side + left
+    across, down = (u - left)[:, None], (v - top)[:, None]
+
+    def row(start: Tensor) -> Tensor:
+        left, right = (alpha.texels.index_select(0, start + step).float() for step in (0, 1))
+        return torch.lerp(left, right, across)
+
+    texel = torch.lerp(row(index), row(index + side), down)
+    light = torch.stack(c[11:14], 1)
+    rgb[scene, :, pixel] = texel[:, :3] * (255 / texel[:, 3:].clamp_min(64)) * light
