@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,10 @@ def make_fabric(device: str) -> Fabric:
 
     Precision is not the fabric's affair: it would round the images to bf16 before the network sees them.
     """
+    import torch
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     kind, _, index = device.partition(":")
     devices: Any = [int(index)] if index else 1
     nodes, strategy = 1, "auto"
@@ -25,4 +28,7 @@ def make_fabric(device: str) -> Fabric:
         strategy = "ddp" if devices * nodes > 1 else "auto"
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true")
     fabric.launch()
+    if kind == "cuda":
+        torch.backends.cudnn.benchmark = True  # crops keep their size for a long time
+        torch.set_float32_matmul_precision("high")
     return fabric

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -45,22 +45,35 @@ class Place:
             step += 1
 
 
-@dataclass
 class Maker(Dataset[Any]):
     """Makes a batch for a key. It is what the worker processes hold."""
 
-    recipe: Recipe
-    material: Material
-    _sources: dict[int, tuple[Recipe, Source]] = field(default_factory=dict)
+    def __init__(self, recipe: Recipe, material: Material) -> None:
+        """Open the source of every stage; UsageError or InputError when the material is not what the recipe needs."""
+        self._recipes = [recipe.at_stage(index) for index in range(max(1, len(recipe.stages)))]
+        self._material = material
+        self._sources = self._opened()
 
     def batch(self, key: Key) -> PairBatch:
         """The batch of that number at that stage."""
         number, stage = key
-        if stage not in self._sources:
-            recipe = self.recipe.at_stage(stage)
-            self._sources[stage] = recipe, self.material.source(recipe)
-        recipe, source = self._sources[stage]
-        return recipe.batches(source, number)
+        return self._recipes[stage].batches(self._sources[stage], number)
+
+    def _opened(self) -> list[Source]:
+        if self._recipes[0].renders:
+            return [self._material.source(recipe) for recipe in self._recipes]
+        return [self._material.source(self._recipes[0])] * len(
+            self._recipes
+        )  # its crops are cut when they are asked for
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the sources, for a process that is not a fork: they hold open what cannot be passed on."""
+        return {**self.__dict__, "_sources": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Open the sources again."""
+        self.__dict__.update(state)
+        self._sources = self._opened()
 
     def __getitem__(self, key: Key) -> dict[str, np.ndarray] | FlowkitError:
         """The batch as arrays, which go through a pipe: shared memory is scarce in containers."""
@@ -72,14 +85,14 @@ class Maker(Dataset[Any]):
 
 def feed(
     recipe: Recipe, material: Material, place: Place, first_step: int, stage_at: Callable[[int], int]
-) -> Iterator[tuple[int, PairBatch]]:
+) -> Generator[tuple[int, PairBatch], None, None]:
     """(stage, batch) without end, from the first batch of `first_step` on; `stage_at(step)` is asked a little ahead of time.
 
     Where the material lies on a GPU the batches are rendered there and then, otherwise by `recipe.workers` processes.
     """
     maker = Maker(recipe, material)
     keys = ((number, stage_at(step)) for step, number in place.numbers(first_step))
-    if recipe.workers == 0 or material.on_accelerator:
+    if recipe.workers == 0 or material.renders_on_gpu(recipe):
         return ((key[1], maker.batch(key)) for key in keys)
     # fork shares the photos; where it is not safe torch passes them on in shared memory
     context = "fork" if sys.platform.startswith("linux") else "spawn"
@@ -111,7 +124,7 @@ def _without_cv_threads() -> Iterator[None]:
         cv2.setNumThreads(before)
 
 
-def _unpacked(answers: Iterator[Any], stages: list[int]) -> Iterator[tuple[int, PairBatch]]:
+def _unpacked(answers: Iterator[Any], stages: list[int]) -> Generator[tuple[int, PairBatch], None, None]:
     for arrays in answers:
         if isinstance(arrays, FlowkitError):
             raise arrays

@@ -27,9 +27,10 @@ from flowkit.training.devices import make_fabric
 from flowkit.training.feeding import Place, feed
 from flowkit.training.log import RunLog
 from flowkit.training.material import Material
+from flowkit.training.meter import Meter
 from flowkit.training.recipe import Recipe
 from flowkit.training.schedule import Budget
-from flowkit.training.state import State, export_weights, initialise, require_model
+from flowkit.training.state import Progress, State, export_weights, initialise, require_model
 from flowkit.training.validation import HELD_OUT, Validator, make_validator
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ class Outcome:
     """How a run ended. `scores` are those of the last validation."""
 
     step: int
+    steps_taken: int
+    """Those of this process; a run that was resumed has more behind it."""
     minutes: float
     interrupted: bool
     scores: Mapping[str, float]
@@ -110,14 +113,14 @@ class _Run:
             checkpoint = read_checkpoint(plan.output / LAST)
             require_model(checkpoint.facts, recipe.model, plan.output / LAST)
             self.state.restore(checkpoint)
-        self.material = material.to(self.device) if self.device.type == "cuda" else material
+        self.material = material.to(self.device) if recipe.renders and self.device.type == "cuda" else material
         self.stop = False
         self.started = time.monotonic() - self.progress.elapsed
         self.scores: dict[str, float] = {}
-        self.saved = self.progress.step
+        self.began_at = self.saved = self.validated = self.progress.step
 
     @property
-    def progress(self) -> Any:
+    def progress(self) -> Progress:
         return self.state.progress
 
     def go(self) -> Outcome:
@@ -137,11 +140,11 @@ class _Run:
                 self._after_step(fraction, meter)
             self._finish(meter)
         finally:
-            if isinstance(batches, Iterator) and hasattr(batches, "close"):
-                batches.close()
+            batches.close()
             if self.log is not None:
                 self.log.close()
-        return Outcome(self.progress.step, self.progress.elapsed / 60, self.stop, self.scores)
+        step = self.progress.step
+        return Outcome(step, step - self.began_at, self.progress.elapsed / 60, self.stop, self.scores)
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
@@ -193,12 +196,15 @@ class _Run:
 
     def _finish(self, meter: Meter) -> None:
         """The end, or an interruption: a checkpoint in any case."""
-        if self.progress.step == self.saved:
+        step = self.progress.step
+        if step == self.began_at:
             return
         self._require_finite(meter)
-        if not self.stop and self.recipe.validate_every and self.progress.step % self.recipe.validate_every:
+        unjudged = not self.stop and self.recipe.validate_every > 0 and self.validated != step
+        if unjudged:
             self._validate(meter)
-        self._save(meter)
+        if unjudged or self.saved != step:  # what is best may have changed
+            self._save(meter)
 
     # --- how far, and what is said of it -----------------------------------------------------------------------------
 
@@ -268,6 +274,7 @@ class _Run:
             self.progress.elapsed = time.monotonic() - self.started
             self._tell("validation", self.scores)
             self._keep_if_best()
+        self.validated = self.progress.step
         self.fabric.barrier()
         meter.pause(time.monotonic() - began)
 
@@ -298,47 +305,6 @@ class _Run:
         write_checkpoint(output / folder, self.state.checkpoint(facts), self.plan.shard_size)
         metadata = {"model": recipe.model, "recipe": self.plan.name, "step": str(self.progress.step)}
         export_weights(output / weights, self.state.average, metadata, half=recipe.export == "fp16")
-
-
-class Meter:
-    """Means of what the steps report, gathered on the device, and the first step that had something not finite."""
-
-    def __init__(self, device: torch.device) -> None:
-        """Begin to count, and the clock."""
-        self._bad = torch.full((), -1, dtype=torch.int64, device=device)
-        self._begin()
-
-    def add(self, terms: Mapping[str, Tensor], step: int) -> None:
-        """Take the scalars of one batch."""
-        for name, value in terms.items():
-            value = value.detach().float()
-            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
-            self._sums[name] = total + value, count + 1
-            bad = ~torch.isfinite(value) & (self._bad < 0)
-            self._bad = torch.where(bad, step, self._bad)
-        self._steps.add(step)
-
-    def first_bad(self) -> int | None:
-        """The first step with a value that is not finite; None while all are."""
-        step = int(self._bad)
-        return None if step < 0 else step
-
-    def take(self) -> dict[str, float]:
-        """The means and `steps_per_second` since the last time; begins anew."""
-        seconds = time.monotonic() - self._clock - self._paused
-        means = {name: float(total) / count for name, (total, count) in self._sums.items()}
-        means["steps_per_second"] = len(self._steps) / max(seconds, 1e-9)
-        self._begin()
-        return means
-
-    def pause(self, seconds: float) -> None:
-        """So much of the time was no training."""
-        self._paused += seconds
-
-    def _begin(self) -> None:
-        self._sums: dict[str, tuple[Tensor, int]] = {}
-        self._steps: set[int] = set()
-        self._clock, self._paused = time.monotonic(), 0.0
 
 
 def set_training(model: nn.Module, freeze_batchnorm: bool) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowkit.errors import UsageError
 from flowkit.synth.photos import PhotoStore
+from flowkit.training.augment import mixture, public_batches
 
 if TYPE_CHECKING:
     import torch
@@ -24,15 +26,19 @@ _HELD_OUT = 0.05
 
 @dataclass(frozen=True)
 class Material:
-    """The photos to train on and those to validate on. Either may be None: then there is nothing of that kind."""
+    """The photos to train on and those to validate on, and the folders of public data sets, by collection.
+
+    Photos may be None: then there is nothing of that kind.
+    """
 
     photos: PhotoStore | None = None
     held_out: PhotoStore | None = None
+    data: Mapping[str, Path] = field(default_factory=dict)
 
     def source(self, recipe: Recipe) -> Source:
-        """What gives the pairs of a recipe without stages."""
-        if recipe.source != "engine":
-            raise UsageError(f"source={recipe.source}: no such data set here; use engine")
+        """What gives the pairs of a recipe without stages; UsageError when what it needs is not there."""
+        if not recipe.renders:
+            return public_batches(self.data, mixture(recipe.source))
         if self.photos is None:
             raise UsageError("the engine makes pairs from photographs; give --photos DIR")
         return recipe.engine_source(self.photos)
@@ -42,9 +48,14 @@ class Material:
         return self if self.photos is None else replace(self, photos=self.photos.to(device))
 
     @property
-    def on_accelerator(self) -> bool:
-        """Whether pairs are rendered by something else than the CPU."""
-        return self.photos is not None and self.photos.device.type != "cpu"
+    def skipped(self) -> int:
+        """Pictures that could not be read."""
+        held_out = 0 if self.held_out is None or self.held_out is self.photos else self.held_out.skipped
+        return held_out + (0 if self.photos is None else self.photos.skipped)
+
+    def renders_on_gpu(self, recipe: Recipe) -> bool:
+        """Whether the recipe's pairs are rendered by something else than the CPU."""
+        return recipe.renders and self.photos is not None and self.photos.device.type != "cpu"
 
 
 def read_photos(folder: Path) -> Material:
@@ -70,9 +81,9 @@ def parted(store: PhotoStore) -> Material:
     count = max(1, round(_HELD_OUT * len(store)))
     chosen = set(sorted(range(len(store)), key=lambda index: marks[index])[:count])
     train = [index for index in range(len(store)) if index not in chosen]
-    return Material(_some(store, train), _some(store, sorted(chosen)))
+    return Material(_some(store, train, store.skipped), _some(store, sorted(chosen), 0))
 
 
-def _some(store: PhotoStore, indices: list[int]) -> PhotoStore:
+def _some(store: PhotoStore, indices: list[int], skipped: int) -> PhotoStore:
     levels = tuple(level[indices] for level in store.levels)
-    return PhotoStore(levels, store.cutouts, tuple(store.names[index] for index in indices), store.skipped)
+    return PhotoStore(levels, store.cutouts, tuple(store.names[index] for index in indices), skipped)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from flowkit.errors import UsageError
 from flowkit.losses.sequence import flow_metrics, sequence_loss
 from flowkit.synth.engine import Engine, EngineSettings
+from flowkit.training.augment import PublicPairs
 from flowkit.training.schedule import multistep, one_cycle
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ class Recipe:
     model: str
     """Name of the network in flowkit.models.registry."""
     source: str = "engine"
-    """Where pairs come from: "engine" makes them from photos; otherwise the name of a public data set (--data NAME=DIR)."""
+    """Where pairs come from: "engine" makes them from photos; otherwise a mixture of public data sets or one of them, as in
+    docs/training_data.md, whose folders --data gives."""
     size: tuple[int, int] = (368, 496)
     """(height, width) of the crops in pixels."""
     batch: int = 10
@@ -163,6 +165,11 @@ class Recipe:
         if any(stage.share <= 0 for stage in self.stages):
             raise UsageError("stages: every share must be positive")
 
+    @property
+    def renders(self) -> bool:
+        """Whether its pairs are made from photos, which a GPU does by itself."""
+        return self.source == "engine"
+
     # --- the course of the run ---------------------------------------------------------------------------------------
 
     def stage_at(self, fraction: float) -> int:
@@ -213,6 +220,8 @@ class Recipe:
 
     def batches(self, source: Source, index: int) -> PairBatch:
         """Batch number `index` of the run: a function of the recipe and the index alone."""
+        if isinstance(source, PublicPairs):
+            return source.numbered(index, self.batch, self.size, self.seed)  # every pair once an epoch
         return source.batch(self.batch, self.size, self.batch_seed(index))
 
     def batch_seed(self, index: int) -> int:

@@ -20,6 +20,17 @@ _CPU_STAGES = (
 _RAFT = Recipe(model="raft")
 """The first stage of RAFT's training (spec.md 1.4): 100 000 steps of 10 crops of 368x496, 12 iterations, one cycle to 4e-4."""
 
+_LATER = replace(_RAFT, learning_rate=1.25e-4, batch=6, freeze_batchnorm=True)
+_PUBLIC = {
+    "raft-chairs": replace(_RAFT, source="chairs"),
+    "raft-things": replace(_LATER, source="things", size=(400, 720)),
+    "raft-sintel": replace(_LATER, source="sintel", size=(368, 768), weight_decay=1e-5, gamma=0.85),
+    "raft-kitti": replace(
+        _LATER, source="kitti", size=(288, 960), learning_rate=1e-4, weight_decay=1e-5, gamma=0.85, steps=50_000
+    ),
+}
+"""RAFT's four stages on the public data sets (spec.md 1.4), each begun with --init from the one before."""
+
 _CPU = replace(
     _RAFT,
     size=(128, 192),
@@ -50,6 +61,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             gamma=0.85,
             validation_iterations=8,
         ),
+        **_PUBLIC,
     }
 )
 
