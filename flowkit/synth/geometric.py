@@ -183,10 +183,18 @@ def sample_maps(count: int, size: Size, settings: GeometricSettings, draw: HostD
     knots = torch.cartesian_prod(line, line).expand(count, 9, 2)
     reach = torch.where(kind == 2, settings.knots, torch.where(kind == 3, settings.knots_after, 0.0))
     plate = fit_thin_plate(knots, knots + reach[:, None, None] * draw.signed(count, 9, 2))
-    fine = torch.linspace(-1, 1, 33, dtype=torch.float64)
-    lattice = torch.stack(torch.meshgrid(fine, fine, indexing="xy")).flatten(1).expand(count, 2, -1)
-    folded = torch.linalg.det(plate.with_slope(lattice)[1].movedim(-1, 1)).amin(1) < FOLDING
+    folded = torch.zeros(count, dtype=torch.bool)
+    bent = kind >= 2
+    folded[bent] = _smallest_area(plate[bent]) < FOLDING
     return GeometricMaps(size, settings.shown, kind, matrix, plate, folded)
+
+
+def _smallest_area(plate: ThinPlate) -> Tensor:
+    """(B,): how much the splines shrink, or turn over, a small area of the frame at most."""
+    line = torch.linspace(-1, 1, 25)
+    lattice = torch.stack(torch.meshgrid(line, line, indexing="xy")).flatten(1).expand(len(plate.controls), 2, -1)
+    (a, b), (c, d) = (row.unbind(1) for row in plate.with_slope(lattice)[1].unbind(1))
+    return (a * d - b * c).amin(1)
 
 
 def _turn(angle: Tensor) -> Tensor:

@@ -109,14 +109,17 @@ def solve_thin_plate(plate: ThinPlate, targets: Tensor, start: Tensor, steps: in
     return points - _short(step), _length(step)[:, 0], area
 
 
-def start_thin_plate(plate: ThinPlate, targets: Tensor, reach: float = 1.6, steps: int = 12, side: int = 25) -> Tensor:
+def start_thin_plate(plate: ThinPlate, targets: Tensor, reach: float = 1.2, steps: int = 12, side: int = 25) -> Tensor:
     """(B, 2, P): the points that go to targets (B, 2, P), found from scratch; meant for few points.
 
-    Newton's method from the best of side x side points that cover [-reach, reach]^2; no promise where it does not converge.
+    Newton's method from the best of side x side points that cover [-reach, reach]^2, those aside where the plate has turned
+    over; no promise where it does not converge.
     """
     line = torch.linspace(-reach, reach, side, device=targets.device, dtype=targets.dtype)
     lattice = torch.stack(torch.meshgrid(line, line, indexing="xy")).flatten(1).expand(len(targets), -1, -1)
-    nearest = torch.cdist(targets.mT, plate(lattice).mT).argmin(-1)
+    moved, slope = plate.with_slope(lattice)
+    turned = newton_step(moved, slope)[1] <= 0
+    nearest = torch.where(turned[:, None], torch.inf, torch.cdist(targets.mT, moved.mT)).argmin(-1)
     points = lattice.gather(2, nearest[:, None].expand(-1, 2, -1))
     for _ in range(steps):
         moved, slope = plate.with_slope(points)
