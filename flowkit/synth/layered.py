@@ -31,7 +31,7 @@ class LayeredSettings:
     max_displacement: float = 60.0
     """Largest displacement drawn; the draw is uniform in its logarithm."""
     min_displacement: float = 0.5
-    """Smallest displacement drawn."""
+    """Smallest displacement drawn; no larger than a tenth of the largest."""
     still: float = 0.05
     """Share of scenes whose background does not move at all."""
     foregrounds: int = 6
