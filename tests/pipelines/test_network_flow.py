@@ -113,6 +113,28 @@ def test_a_flow_to_start_from_arrives_in_cells_of_the_network(loaded):
         flowkit.flow(ramp(300, 400), ramp(300, 400), initial=start[:, :10], **options)
 
 
+@pytest.mark.parametrize("tile", [None, 160])
+def test_a_flow_to_start_from_knows_both_sizes(loaded, tile):
+    """Given the truth in original pixels, the network gets what it will answer (in tiles first at the size of one)."""
+    options, calls = loaded
+    scale1, corner1 = (0.5, 0.75), (580.0, 410.0)
+    truth = true_flow((240, 320), ONE, CORNER, scale1, corner1)
+    pair = ramp(240, 320), ramp(300, 480, scale1, corner1)
+    flowkit.flow(*pair, initial=truth, tile=tile, **options)
+    initial, (height, width) = calls[0]["initial"][0].numpy(), calls[0]["image0"].shape[-2:]
+    assert (height, width) == ((240, 320) if tile is None else (144, 192))  # 139 x 185 before padding
+    scale = 240 / (240 if tile is None else 139)
+    scale0, scale1 = (scale, scale), (0.5 * 480 / 320 * scale, 0.75 * 300 / 240 * scale)
+    size = (240, 320) if tile is None else (139, 185)
+    expected = true_flow(size, scale0, CORNER, scale1, corner1)
+    rows, columns = (range(5, length // 8 - 5) for length in (height, width))
+    top, left = network.padding(size, 8)[2::-2]
+    for row, column in zip(rows, columns, strict=False):
+        y, x = 8 * row - top, 8 * column - left
+        mean = expected[:, y : y + 8, x : x + 8].mean((1, 2)) / 8
+        assert initial[:, row, column] == pytest.approx(mean, abs=0.02)
+
+
 def test_matches_can_seed_a_network(loaded, monkeypatch):
     from types import SimpleNamespace
 
