@@ -23,6 +23,8 @@ __all__ = ["LightingSettings", "erase", "relight"]
 
 USUAL = LightingSettings()
 LUMA = (0.299, 0.587, 0.114)
+GREY = 0.18
+"""The mean linear light of a usual picture."""
 
 
 def relight(
@@ -85,10 +87,15 @@ def _seen(
     usual = light.mean((1, 2, 3))
     light = _illuminated(light, looks)
     light = _through_air(light, depth, looks)
-    light *= _exposure(light.mean((1, 2, 3)), usual, looks, settings)
+    mean = light.mean((1, 2, 3))
+    gain = _exposure(mean, usual, looks, settings)
+    light *= gain[:, None, None, None]
     light = _softened(light, looks)
     if len(index := looks.where("noise")):
-        light[index] = noisy(light[index], looks["shot"][index], looks["read"][index], generator)
+        # A sensor set for a dark picture amplifies less.
+        level = ((mean * gain)[index] / GREY).clamp(max=1)
+        shot, read = looks["shot"][index] * level.sqrt(), looks["read"][index] * level.sqrt()
+        light[index] = noisy(light[index], shot, read, generator)
     picture = _developed(to_display(light), looks)
     if len(index := looks.where("jpeg")):
         picture[index] = jpeg(picture[index], looks["quality"][index])
@@ -142,14 +149,14 @@ def _through_air(light: Tensor, depth: Tensor | None, looks: Looks) -> Tensor:
 
 
 def _exposure(mean: Tensor, usual: Tensor, looks: Looks, settings: LightingSettings) -> Tensor:
-    """(N, 1, 1, 1): the gain of exposure, held back so that the mean neither drowns in black nor in white.
+    """(N,): the gain of exposure, held back so that the mean neither drowns in black nor in white.
 
     mean (N,) is the picture's before exposure, usual (N,) that of the picture as it was, which is always allowed.
     """
     gain = looks["exposure"].exp2()
     exposed = (mean * gain).clamp_min(1e-6)
     held = exposed.maximum(usual.clamp(max=settings.darkest)).minimum(usual.clamp(min=settings.brightest))
-    return (gain * held / exposed)[:, None, None, None]
+    return gain * held / exposed
 
 
 def _softened(light: Tensor, looks: Looks) -> Tensor:

@@ -28,7 +28,7 @@ class LightingSettings:
     """How much of exposure, colours and the like the pictures of the other pairs have in common, 0..1."""
     exposure: float = 2.5
     """Up to this many stops (factors of two of linear light) more or less."""
-    darkest: float = 0.02
+    darkest: float = 0.03
     brightest: float = 0.5
     """The exposure is held back so that a picture's mean linear light stays in this range, as automatic exposure does."""
     gamma: float = 0.6
@@ -54,7 +54,7 @@ class LightingSettings:
     shadow: float = 0.85
     """Share of the light a shadow takes away, at most."""
     shadow_probability: float = 0.6
-    lamp: float = 3.0
+    lamp: float = 2.0
     """Light of a lamp or light cone in units of daylight, at most."""
     lamp_probability: float = 0.35
     """At night always."""
@@ -62,8 +62,9 @@ class LightingSettings:
     """Stops by which night is darker than day, at most; lamps and the exposure make up for some of it."""
     night_probability: float = 0.4
     """At strength 1; below a strength of 0.3 there is no night."""
-    noise: float = 0.01
-    """Variance of the noise per unit of linear light, at most; the read noise goes with its square root."""
+    noise: float = 0.007
+    """Variance of the noise per unit of linear light in a picture of usual brightness, at most; darker ones have less, night
+    ones up to twice as much. The read noise goes with its square root."""
     noise_probability: float = 0.5
     blur: float = 1.6
     """Radius of the disc of defocus in pixels, at most."""
@@ -155,7 +156,7 @@ def _camera(u: dict[str, Tensor], s: Tensor, night: Tensor, settings: LightingSe
 
     temperature, tint = either_way("temperature", settings.temperature), either_way("tint", settings.tint)
     balance = torch.stack([temperature / 2 - tint / 2, tint, -temperature / 2 - tint / 2], -1).exp2()
-    shot = s * settings.noise * torch.exp(-5 * u["noise"]) * (1 + 2 * night)
+    shot = s * settings.noise * torch.exp(-5 * u["noise"]) * (1 + night)
     moving = u["motion_on"] < 0.5
     return {
         "exposure": either_way("exposure", settings.exposure) + 0.4 * settings.night * night,
@@ -224,10 +225,10 @@ def _lamps(s: Tensor, night: Tensor, balance: Tensor, settings: LightingSettings
     """What `lighting_fields.lamp` wants, for LAMPS lamps or cones of each picture."""
     numbers = draw.uniform(len(s), LAMPS, 10).unbind(-1)
     centre_x, centre_y, radius, angle, width, cone, bright, warm, seen, there = numbers
-    direction = pi * (angle + 0.0)  # downwards, more or less: y points down
+    direction = pi * angle  # downwards, more or less: y points down
     opening = torch.cos(0.25 + 0.6 * width)
     light = torch.stack([torch.ones_like(warm), 0.72 + 0.28 * warm, 0.38 + 0.62 * warm], -1)
-    power = (s * settings.lamp * (1 - 0.6 * night))[:, None] * (0.05 + 0.95 * bright**2) * (there < 0.7)
+    power = (s * settings.lamp * (1 - 0.65 * night))[:, None] * (0.05 + 0.95 * bright**2) * (there < 0.7)
     colour = light * power[..., None] * balance[:, None]
     return {
         "lamp_centre": torch.stack([2.2 * centre_x - 1.1, 1.8 * centre_y - 1.1], -1),
