@@ -25,6 +25,10 @@ Key = tuple[int, int]
 """(number of the batch, stage of the curriculum)."""
 
 
+class WorkerLost(FlowkitError):  # noqa: N818
+    """A process that makes batches ended without being asked to (exit 1)."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Which batches this process makes: of every `accumulate` x `world` of a step, those of its `rank`."""
@@ -125,7 +129,16 @@ def _without_cv_threads() -> Iterator[None]:
 
 
 def _unpacked(answers: Iterator[Any], stages: list[int]) -> Generator[tuple[int, PairBatch], None, None]:
-    for arrays in answers:
+    while True:
+        try:
+            arrays = next(answers)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise WorkerLost(
+                "a process that makes pairs has died (killed, perhaps out of memory); go on with --resume, "
+                "and with a smaller --set batch=... or --set workers=0"
+            ) from error
         if isinstance(arrays, FlowkitError):
             raise arrays
         tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -155,10 +155,11 @@ class _Run:
         rate = recipe.rate(fraction)
         for group in self.state.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        torch.manual_seed(recipe.batch_seed(-1 - step) + self.fabric.global_rank)
         set_training(model, recipe.freeze_batchnorm)
-        for turn in range(recipe.accumulate):
-            stage, batch = next(batches)
+        for turn, number in enumerate(self._numbers(step)[self.fabric.global_rank :: self.fabric.world_size]):
+            with meter.waiting():
+                stage, batch = next(batches)
+            torch.manual_seed(recipe.batch_seed(-1 - number))  # dropout and the like resume exactly, too
             last = turn == recipe.accumulate - 1
             with self._unsynchronised(model, not last):
                 terms = self._terms(model, batch.to(self.device), self.stages[stage])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -27,16 +28,24 @@ class Meter:
             self._bad = torch.where(bad, step, self._bad)
         self._steps.add(step)
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for the next batch."""
+        began = time.monotonic()
+        yield
+        self._waited += time.monotonic() - began
+
     def first_bad(self) -> int | None:
         """The first step with a value that is not finite; None while all are."""
         step = int(self._bad)
         return None if step < 0 else step
 
     def take(self) -> dict[str, float]:
-        """The means and `steps_per_second` since the last time; begins anew."""
-        seconds = time.monotonic() - self._clock - self._paused
+        """The means since the last time, `steps_per_second` and `waiting`, the share of the time spent on that; begins anew."""
+        seconds = max(time.monotonic() - self._clock - self._paused, 1e-9)
         means = {name: float(total) / count for name, (total, count) in self._sums.items()}
-        means["steps_per_second"] = len(self._steps) / max(seconds, 1e-9)
+        means["steps_per_second"] = len(self._steps) / seconds
+        means["waiting"] = self._waited / seconds
         self._begin()
         return means
 
@@ -47,4 +56,4 @@ class Meter:
     def _begin(self) -> None:
         self._sums: dict[str, tuple[Tensor, int]] = {}
         self._steps: set[int] = set()
-        self._clock, self._paused = time.monotonic(), 0.0
+        self._clock, self._paused, self._waited = time.monotonic(), 0.0, 0.0

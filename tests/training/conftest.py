@@ -1,7 +1,7 @@
 """The tiny recipe and photos of tiny_training.py."""
 
 import pytest
-from tiny_training import TINY, tiny_photos
+from tiny_training import PLAIN, TINY, tiny_photos
 
 from flowkit.training.material import Material, parted
 
@@ -9,6 +9,11 @@ from flowkit.training.material import Material, parted
 @pytest.fixture
 def recipe():
     return TINY
+
+
+@pytest.fixture
+def plain():
+    return PLAIN
 
 
 @pytest.fixture(scope="session")
