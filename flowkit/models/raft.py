@@ -108,7 +108,8 @@ class RAFT(nn.Module):
 
         fine = []
         for iteration in range(iterations):
-            flow = flow.detach()  # gradients reach earlier iterations through the hidden state only
+            # Gradients reach earlier iterations through the hidden state only. One layout keeps all that follows in it.
+            flow = flow.detach().contiguous(memory_format=torch.channels_last)
             hidden, change = self.update_block(steps, hidden, correlation(grid + flow), flow)
             flow = flow + change.float()
             if self.training or iteration == iterations - 1:
@@ -117,9 +118,10 @@ class RAFT(nn.Module):
 
     def _features(self, image0: Tensor, image1: Tensor) -> tuple[Tensor, Tensor]:
         """Features of both images, (B, C, H/8, W/8) each."""
-        both = self.fnet(self._scaled(torch.cat([image0, image1])))
-        features0, features1 = both.chunk(2)
-        return features0, features1
+        if torch.is_grad_enabled() or image0.is_cuda:
+            features0, features1 = self.fnet(self._scaled(torch.cat([image0, image1]))).chunk(2)
+            return features0, features1
+        return self.fnet(self._scaled(image0)), self.fnet(self._scaled(image1))  # half the memory, and faster for it
 
     def _context(self, image0: Tensor) -> tuple[Tensor, Tensor]:
         """The first hidden state and the context, (B, hidden or context, H/8, W/8)."""

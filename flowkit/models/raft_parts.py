@@ -21,8 +21,11 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape."""
-        variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
-        return (x - mean) * torch.rsqrt(variance + 1e-5)
+        if x.shape[-2:].numel() == 1:
+            return x - x
+        if x.is_cuda:
+            return F.instance_norm(x)
+        return F.group_norm(x, x.shape[1])  # the same, and on the CPU ten times as fast with channels innermost
 
 
 NORMS: dict[str, type[nn.Module]] = {"batch": nn.BatchNorm2d, "instance": InstanceNorm}
@@ -38,6 +41,21 @@ def _skip(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequential | 
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride), _norm(norm, outputs))
 
 
+def _normed(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
+    """norm(conv(x)); a batch norm that only applies its statistics goes into the convolution when no gradient is wanted."""
+    if not isinstance(norm, nn.BatchNorm2d) or norm.training or torch.is_grad_enabled():
+        return norm(conv(x))
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None and norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    bias = norm.bias + scale * (conv.bias - norm.running_mean)
+    return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
+
+
+def _joined(skip: nn.Sequential | None, x: Tensor, y: Tensor) -> Tensor:
+    """ReLU of the skip path plus y."""
+    return F.relu_(y + (x if skip is None else _normed(skip[0], skip[1], x)))
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions beside a skip: (B, inputs, h, w) -> (B, outputs, h / stride, w / stride)."""
 
@@ -50,9 +68,9 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Skip plus what the convolutions make of x; ReLU after each and after the sum."""
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        return F.relu((x if self.downsample is None else self.downsample(x)) + y)
+        y = F.relu_(_normed(self.conv1, self.norm1, x))
+        y = F.relu_(_normed(self.conv2, self.norm2, y))
+        return _joined(self.downsample, x, y)
 
 
 class Bottleneck(nn.Module):
@@ -69,10 +87,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Skip plus what the convolutions make of x; ReLU after each and after the sum."""
-        y = F.relu(self.norm1(self.conv1(x)))
-        y = F.relu(self.norm2(self.conv2(y)))
-        y = F.relu(self.norm3(self.conv3(y)))
-        return F.relu((x if self.downsample is None else self.downsample(x)) + y)
+        y = F.relu_(_normed(self.conv1, self.norm1, x))
+        y = F.relu_(_normed(self.conv2, self.norm2, y))
+        y = F.relu_(_normed(self.conv3, self.norm3, y))
+        return _joined(self.downsample, x, y)
 
 
 class Encoder(nn.Module):
@@ -103,7 +121,7 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, outputs, H/8, W/8)."""
-        x = F.relu(self.norm1(self.conv1(image)))
+        x = F.relu_(_normed(self.conv1, self.norm1, image))
         return self.conv2(self.layer3(self.layer2(self.layer1(x))))
 
 
@@ -122,9 +140,9 @@ class MotionEncoder(nn.Module):
 
     def forward(self, correlations: Tensor, flow: Tensor) -> Tensor:
         """(B, 128, h, w)."""
-        c = F.relu(self.convc2(F.relu(self.convc1(correlations))))
-        f = F.relu(self.convf2(F.relu(self.convf1(flow))))
-        return torch.cat([F.relu(self.conv(torch.cat([c, f], dim=1))), flow], dim=1)
+        c = F.relu_(self.convc2(F.relu_(self.convc1(correlations))))
+        f = F.relu_(self.convf2(F.relu_(self.convf1(flow))))
+        return torch.cat([F.relu_(self.conv(torch.cat([c, f], dim=1))), flow], dim=1)
 
 
 class SmallMotionEncoder(nn.Module):
@@ -141,9 +159,9 @@ class SmallMotionEncoder(nn.Module):
 
     def forward(self, correlations: Tensor, flow: Tensor) -> Tensor:
         """(B, 82, h, w)."""
-        c = F.relu(self.convc1(correlations))
-        f = F.relu(self.convf2(F.relu(self.convf1(flow))))
-        return torch.cat([F.relu(self.conv(torch.cat([c, f], dim=1))), flow], dim=1)
+        c = F.relu_(self.convc1(correlations))
+        f = F.relu_(self.convf2(F.relu_(self.convf1(flow))))
+        return torch.cat([F.relu_(self.conv(torch.cat([c, f], dim=1))), flow], dim=1)
 
 
 @dataclass
@@ -214,7 +232,7 @@ class FlowHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, 2, h, w)."""
-        return self.conv2(F.relu(self.conv1(hidden)))
+        return self.conv2(F.relu_(self.conv1(hidden)))
 
 
 class UpdateBlock(nn.Module):

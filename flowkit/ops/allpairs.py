@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -73,8 +74,9 @@ class AllPairs:
             scaled = features0.to(exact) / features0.shape[1] ** 0.5
             self.rows0 = scaled.flatten(2).transpose(1, 2).contiguous()  # (B, N, C)
             self.rows1 = _pyramid_rows(features1.to(exact), levels)  # (B, M, C), the levels behind one another
-            self._store = _Store()
-            self._token = _Volume.apply(self.rows0, self.rows1, self._store) if self.lookup == "volume" else None
+            self._store, self._token = _Store(), None
+            if self.lookup == "volume":
+                self._token = _Volume.apply(self.rows0, self.rows1, self._store, 2 * radius + 2)
 
     def __call__(self, points: Tensor) -> Tensor:
         """(B, levels * (2r+1)^2, H0, W0): the correlations around `points` (B, 2, H0, W0), float32 (x, y) in cells of image1.
@@ -97,7 +99,9 @@ class AllPairs:
 
 
 def _sizes(size: tuple[int, int], levels: int) -> list[tuple[int, int]]:
-    return [(size[0] >> level, size[1] >> level) for level in range(levels)]
+    """(height, width) of each level, (0, 0) where nothing is left."""
+    halved = [(size[0] >> level, size[1] >> level) for level in range(levels)]
+    return [(height, width) if min(height, width) else (0, 0) for height, width in halved]
 
 
 def _pyramid_rows(features: Tensor, levels: int) -> Tensor:
@@ -113,33 +117,42 @@ def _pyramid_rows(features: Tensor, levels: int) -> Tensor:
 
 @dataclass
 class _Windows:
-    """The patches around n points at L levels, with K = 2r+1 samples a side.
+    """The patches around n points at L levels, with K = 2r+1 samples a side; patches are (n, L, K+1, K+1), y first.
 
-    `index` (n, L, K+1, K+1) int64 is each patch cell's row among all levels' cells, x slowly; cells outside point at some
-    existing row. `weights_x` and `weights_y` (2, n, L, K) blend each cell and the next one, and are 0 for cells outside.
+    `start` (n, L, K+1) int64 is the place of each patch row's first cell among all levels' cells. Rows outside image1 have
+    another row's place, and a row's cells may reach a little beyond image1's rim on either side: the weights, which blend each
+    cell with the next one along x or y, are 0 for what is outside. `weights_x` and `weights_y` are (2, n, L, K).
     """
 
-    index: Tensor
+    start: Tensor
     weights_x: Tensor
     weights_y: Tensor
 
     def blend(self, patches: Tensor) -> Tensor:
-        """(n, L, K, K) samples of patches (n, L, K+1, K+1)."""
+        """(n, L, K, K) samples of patches (n, L, K+1, K+1); x first, as in the public weights."""
+        y0, y1 = self.weights_y.unsqueeze(-1)
+        rows = (patches[:, :, :-1] * y0).addcmul_(patches[:, :, 1:], y1).transpose(2, 3)
         x0, x1 = self.weights_x.unsqueeze(-1)
-        rows = patches[:, :, :-1] * x0
-        rows = rows.addcmul_(patches[:, :, 1:], x1)
-        y0, y1 = self.weights_y.unsqueeze(-2)
-        return (rows[..., :-1] * y0).addcmul_(rows[..., 1:], y1)
+        return (rows[:, :, :-1] * x0).addcmul_(rows[:, :, 1:], x1)
 
     def spread(self, samples: Tensor) -> Tensor:
         """(n, L, K+1, K+1): the transpose of `blend`, for gradients."""
-        y0, y1 = self.weights_y.unsqueeze(-2)
-        rows = F.pad(samples * y0, (0, 1))
-        rows[..., 1:].addcmul_(samples, y1)
         x0, x1 = self.weights_x.unsqueeze(-1)
-        patches = F.pad(rows * x0, (0, 0, 0, 1))
-        patches[:, :, 1:].addcmul_(rows, x1)
+        rows = F.pad(samples * x0, (0, 0, 0, 1))
+        rows[:, :, 1:].addcmul_(samples, x1)
+        y0, y1 = self.weights_y.unsqueeze(-1)
+        rows = rows.transpose(2, 3)
+        patches = F.pad(rows * y0, (0, 0, 0, 1))
+        patches[:, :, 1:].addcmul_(rows, y1)
         return patches
+
+    def cells(self, count: int) -> Tensor:
+        """(n, L, K+1, K+1) int64: the place of every patch cell among the `count` cells of all levels.
+
+        Cells beyond the first and the last place take theirs: their weights are 0.
+        """
+        along = torch.arange(self.start.shape[-1], device=self.start.device)
+        return (self.start.unsqueeze(-1) + along).clamp_(0, count - 1)
 
 
 def _windows(points: Tensor, sizes: list[tuple[int, int]], radius: int) -> _Windows:
@@ -147,24 +160,24 @@ def _windows(points: Tensor, sizes: list[tuple[int, int]], radius: int) -> _Wind
     device = points.device
     heights, widths = torch.tensor(sizes, device=device).unbind(1)
     area = heights * widths
-    starts = (area.cumsum(0) - area)[None, :, None, None]
-    steps = torch.arange(-radius, radius + 2, device=device)
+    steps = torch.arange(2 * radius + 2, device=device)
+    scales = 0.5 ** torch.arange(len(sizes), device=device)
 
     def axis(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = values[:, None] / 2 ** torch.arange(len(sizes), device=device)
+        scaled = values[:, None] * scales.to(values.dtype)
         whole = scaled.floor()
         fraction = (scaled - whole)[..., None]
-        cells = whole.long()[..., None].clamp(-radius - 2, 2**30) + steps  # the clamp also tames NaN and infinities
+        # Windows wholly outside need not be told apart; the limits also tame what NaN and infinity become as whole numbers.
+        first = torch.minimum(whole.long().clamp_min(-radius - 2), lengths + radius) - radius
+        cells = first[..., None] + steps
         there = ((cells >= 0) & (cells < lengths[:, None])).to(values.dtype)
-        weights = torch.stack([(1 - fraction) * there[..., :-1], fraction * there[..., 1:]])
-        return torch.minimum(cells.clamp_min(0), (lengths[:, None] - 1).clamp_min(0)), weights
+        return cells, torch.stack([(1 - fraction) * there[..., :-1], fraction * there[..., 1:]])
 
     x, weights_x = axis(points[:, 0], widths)
     y, weights_y = axis(points[:, 1], heights)
-    index = x.unsqueeze(-1) + (y * widths[:, None]).unsqueeze(-2)
-    # A level without cells has no row of its own: any row will do, its weights are 0.
-    index = torch.where((area > 0)[None, :, None, None], index + starts, 0)
-    return _Windows(index, weights_x, weights_y)
+    row = torch.minimum(y.clamp_min(0), (heights[:, None] - 1).clamp_min(0))
+    start = row * widths[:, None] + x[..., :1] + (area.cumsum(0) - area)[:, None]
+    return _Windows(start, weights_x, weights_y)
 
 
 def _chunks(total: int) -> Iterator[slice]:
@@ -176,7 +189,16 @@ class _Store:
     """The volume (B, N, M) and, in a backward pass, the gradient that its lookups gather: one buffer, not one per lookup."""
 
     volume: Tensor
+    around: Tensor
     gradient: Tensor | None = None
+
+    def fill(self, rows0: Tensor, rows1: Tensor, margin: int) -> None:
+        """All correlations of rows0 (B, N, C) and rows1 (B, M, C), with `margin` zeros before and behind them in `around`."""
+        shape = len(rows0), rows0.shape[1], rows1.shape[1]
+        self.around = rows0.new_empty(prod(shape) + 2 * margin)
+        self.around[:margin], self.around[-margin:] = 0, 0
+        self.volume = self.around[margin:-margin].view(shape)
+        torch.bmm(rows0, rows1.transpose(1, 2), out=self.volume)
 
     def gathered(self) -> Tensor:
         if self.gradient is None:
@@ -188,19 +210,19 @@ class _Volume(torch.autograd.Function):
     """Fills the store with all correlations; its backward pass runs after those of the lookups, which take its token."""
 
     @staticmethod
-    def forward(ctx: Any, rows0: Tensor, rows1: Tensor, store: _Store) -> Tensor:
-        store.volume = torch.bmm(rows0, rows1.transpose(1, 2))
+    def forward(ctx: Any, rows0: Tensor, rows1: Tensor, store: _Store, margin: int) -> Tensor:
+        store.fill(rows0, rows1, margin)
         ctx.save_for_backward(rows0, rows1)
         ctx.store = store
         return rows0.new_zeros(())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         rows0, rows1 = ctx.saved_tensors
         gradient = ctx.store.gathered()
         ctx.store.gradient = None
-        return torch.bmm(gradient, rows1), torch.bmm(gradient.transpose(1, 2), rows0), None
+        return torch.bmm(gradient, rows1), torch.bmm(gradient.transpose(1, 2), rows0), None, None
 
 
 class _VolumeLookup(torch.autograd.Function):
@@ -210,13 +232,18 @@ class _VolumeLookup(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(points)
         ctx.arguments = store, sizes, radius
-        volume = store.volume.flatten(0, 1)
         points = points.flatten(0, 1)
-        side = 2 * radius + 1
-        found = volume.new_empty(len(points), len(sizes), side, side)
+        side, cells = 2 * radius + 2, store.volume.shape[-1]
+        found = points.new_empty(len(points), len(sizes), side - 1, side - 1)
+        # Every place with the cells after it: a patch row is copied in one piece.
+        runs = store.around.as_strided((len(store.around) - side + 1, side), (1, 1))
+        offset = (
+            torch.arange(len(points), device=points.device) * cells + (len(store.around) - store.volume.numel()) // 2
+        )
         for part in _chunks(len(points)):
             windows = _windows(points[part], sizes, radius)
-            patches = volume[part].gather(1, windows.index.flatten(1)).view(windows.index.shape)
+            places = windows.start + offset[part, None, None]
+            patches = runs.index_select(0, places.flatten()).view(*places.shape, side)
             found[part] = windows.blend(patches)
         return found
 
@@ -228,7 +255,8 @@ class _VolumeLookup(torch.autograd.Function):
         gathered = store.gathered().flatten(0, 1)
         for part in _chunks(len(points)):
             windows = _windows(points[part], sizes, radius)
-            gathered[part].scatter_add_(1, windows.index.flatten(1), windows.spread(gradient[part]).flatten(1))
+            cells = windows.cells(gathered.shape[1]).flatten(1)
+            gathered[part].scatter_add_(1, cells, windows.spread(gradient[part]).flatten(1))
         return gradient.new_zeros(()), None, None, None, None
 
 
@@ -239,6 +267,7 @@ def _lookup_on_demand(
     for rows0_of_pair, rows1_of_pair, points_of_pair in zip(rows0, rows1, points, strict=True):
         for part in _chunks(len(points_of_pair)):
             windows = _windows(points_of_pair[part], sizes, radius)
-            patches = sampled_dot(rows0_of_pair[part], rows1_of_pair, windows.index.flatten(1))
-            found.append(windows.blend(patches.view(windows.index.shape)))
+            cells = windows.cells(len(rows1_of_pair))
+            patches = sampled_dot(rows0_of_pair[part], rows1_of_pair, cells.flatten(1))
+            found.append(windows.blend(patches.view(cells.shape)))
     return torch.cat(found)
