@@ -219,7 +219,8 @@ def _summarise(outcome: Outcome, material: Material, folder: Path) -> None:
     else:
         print(f"{outcome.step} steps in {outcome.minutes:.1f} minutes; {line(outcome.scores) or 'not validated'}")
     if material.skipped:
-        print(f"{material.skipped} pictures could not be read and were skipped")
+        pictures = "1 picture" if material.skipped == 1 else f"{material.skipped} pictures"
+        print(f"skipped {pictures} that could not be read")
     print(f"  {folder}")
 
 

@@ -113,6 +113,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(tensors, {k: v for k, v in index.items() if k not in ("format", "pieces", "tensors")})
 
 
+def clear(folder: Path) -> None:
+    """Remove the checkpoint in `folder`, if there is one."""
+    (folder / INDEX).unlink(missing_ok=True)
+    for name in _piece_names(folder):
+        (folder / name).unlink()
+
+
 def _packed(tensors: Mapping[str, Tensor], shard_size: int) -> Iterator[list[tuple[str, str, Tensor]]]:
     """Pieces as lists of (key in the piece, name of the tensor, its part); a tensor that is too large is cut."""
     piece: list[tuple[str, str, Tensor]] = []

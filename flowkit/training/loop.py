@@ -8,6 +8,7 @@ a run that is killed and resumed ends as the unbroken one.
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,10 +23,11 @@ from torch import Tensor, nn
 
 from flowkit.batch import PairBatch
 from flowkit.errors import EXIT_PARTIAL_BATCH, FlowkitError
-from flowkit.training.checkpoints import SHARD_SIZE, read_checkpoint, write_checkpoint
+from flowkit.io.atomic import remove_stale
+from flowkit.training.checkpoints import SHARD_SIZE, clear, read_checkpoint, write_checkpoint
 from flowkit.training.devices import make_fabric
 from flowkit.training.feeding import Place, feed
-from flowkit.training.log import RunLog
+from flowkit.training.log import FOLDER, RunLog
 from flowkit.training.material import Material
 from flowkit.training.meter import Meter
 from flowkit.training.recipe import Recipe
@@ -128,7 +130,7 @@ class _Run:
         place = Place(self.fabric.global_rank, self.fabric.world_size, self.recipe.accumulate)
         batches = feed(self.recipe, self.material, place, self.progress.step, self._stage_at)
         self.validator = self._validator()
-        self.log = RunLog(self.plan.output, self.progress.step) if self.fabric.is_global_zero else None
+        self.log = self._opened_log()
         model, optimiser = self.fabric.setup(self.state.network, self.state.optimiser)
         meter = Meter(self.device)
         try:
@@ -262,6 +264,19 @@ class _Run:
 
     # --- validation and checkpoints, on the first rank ---------------------------------------------------------------
 
+    def _opened_log(self) -> RunLog | None:
+        """The log; of a run that starts anew, all that an earlier one has left goes first."""
+        if not self.fabric.is_global_zero:
+            return None
+        output = self.plan.output
+        remove_stale(output)
+        if not self.plan.resume:
+            for path in (output / WEIGHTS, output / BEST_WEIGHTS, *(output / FOLDER).glob("events.*")):
+                path.unlink(missing_ok=True)
+            for folder in (LAST, BEST):
+                clear(output / folder)
+        return RunLog(output, self.progress.step)
+
     def _validator(self) -> Validator | None:
         if not self.fabric.is_global_zero or not self.recipe.validate_every:
             return None
@@ -281,7 +296,7 @@ class _Run:
 
     def _keep_if_best(self) -> None:
         error = self.scores.get(f"{HELD_OUT}/epe", next(iter(self.scores.values())))
-        if self.progress.best is None or error < self.progress.best:
+        if math.isfinite(error) and (self.progress.best is None or error < self.progress.best):
             self.progress.best = error
             self._write(BEST, BEST_WEIGHTS)
 

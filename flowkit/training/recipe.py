@@ -130,7 +130,7 @@ class Recipe:
     checkpoint_every: int = 500
     """Steps between two checkpoints; there is always one at the end."""
     validate_every: int = 500
-    """Steps between two validations; a multiple of checkpoint_every or equal to it makes every best state kept. 0: never."""
+    """Steps between two validations, each of which may find a new best state, which is kept; 0: never."""
     validation_pairs: int = 32
     """How many held-out scenes are made for it."""
     validation_size: tuple[int, int] = (256, 384)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -159,8 +160,11 @@ recipe = replace(PLAIN, clip=0, accumulate=2, log_every=1)
 train(recipe, parted(tiny_photos()), Plan(Path(sys.argv[1]), Budget(1)))
 """
     folder = tmp_path / "ranks"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, str(folder)], env=environment(rank=rank, port=29517))
+        subprocess.Popen([sys.executable, "-c", program, str(folder)], env=environment(rank=rank, port=port))
         for rank in (0, 1)
     ]
     assert [process.wait(120) for process in processes] == [0, 0]
