@@ -110,6 +110,8 @@ class _Run:
         network = recipe.network()
         if plan.init is not None and not plan.resume:
             initialise(network, plan.init, recipe.model)
+        elif not plan.resume:
+            recipe.begin(network)
         self.state = State(recipe, network, self.device)
         if plan.resume:
             checkpoint = read_checkpoint(plan.output / LAST)

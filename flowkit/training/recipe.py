@@ -214,6 +214,9 @@ class Recipe:
 
         return build(self.model)
 
+    def begin(self, network: torch.nn.Module) -> None:
+        """What a run starts from that neither resumes nor is given weights; the network as it is, unless a recipe says more."""
+
     def engine_source(self, photos: PhotoStore) -> Source:
         """The engine over these photos; of a recipe without stages (see `at_stage`)."""
         return Engine(photos, self.engine)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from flowkit.errors import UsageError
-from flowkit.synth.engine import EngineSettings
+from flowkit.training.raft_xfeat import RAFT_XFEAT
 from flowkit.training.recipe import Recipe, Stage
 
 _CPU_STAGES = (
@@ -47,20 +47,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "raft": _RAFT,
         "raft-small": replace(_CPU, model="raft-small"),
-        "raft-xfeat": replace(
-            _CPU,
-            model="raft-xfeat",
-            engine=EngineSettings(both_ways=True),
-            stages=(
-                Stage(share=0.4, size=(128, 192), batch=8, max_displacement=32, iterations=4),
-                Stage(share=0.35, size=(160, 256), batch=6, max_displacement=64, iterations=5),
-                Stage(share=0.25, size=(256, 384), batch=4, max_displacement=120, iterations=6),
-            ),
-            fine_tuned=("backbone",),
-            fine_tuning=0.3,
-            gamma=0.85,
-            validation_iterations=8,
-        ),
+        "raft-xfeat": RAFT_XFEAT,
         **_PUBLIC,
     }
 )
