@@ -7,7 +7,7 @@ hit is occluded where the other camera's ray to it, at its exact place between t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ from flowkit.types import Size
 
 COARSE = (14, 18)
 """Rays, in rows and columns, that tell how far the camera may go."""
+TEXTURED = 192
+"""Longer side in pixels of a picture on which a photo is shown at its half size or so; larger ones show more of its detail."""
 LANE = 1.1
 """Half the width of the lane that the camera needs on a street."""
 MOST_SLOTS = 1 << INDEX_BITS
@@ -101,6 +103,16 @@ class Scenes3D:
     wanted: Tensor
     antialias: bool
 
+    def __len__(self) -> int:
+        return len(self.K0)
+
+    def __getitem__(self, part: slice) -> Scenes3D:
+        """Some of the scenes."""
+        tensors = {
+            f.name: getattr(self, f.name)[part] for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
+        }
+        return replace(self, objects=self.objects[part], skins=self.skins[part], **tensors)
+
     def motions(self) -> list[str]:
         """How each camera moves, for people."""
         return [MOTIONS[k] for k in self.kind.tolist()]
@@ -125,10 +137,12 @@ def sample_scenes3d(
     motion = replace(motion, path=along)
     wanted = random.log_uniform(settings.min_displacement, settings.max_displacement, count)
     pixels, points = _seen_roughly(objects, K0, size)
-    scale = scale_for(motion, K0, pixels, points, wanted, _clearance(points, motion.course(), street))
+    distance = objects.distance()
+    clearance = _clearance(points, motion.course(), street & (kind == 0), distance)
+    scale = scale_for(motion, K0, pixels, points, wanted, clearance)
     R, t = motion.pose(scale)
     K1 = motion.intrinsics(K0, scale)
-    own_R, own_t, moving = _sample_moving(random, objects, settings, wanted / K0[:, 0, 0])
+    own_R, own_t, moving = _sample_moving(random, objects, settings, wanted / K0[:, 0, 0], distance)
     rotations = R[:, None] @ own_R
     translations = (R[:, None] @ own_t[..., None])[..., 0] + t[:, None]
     return Scenes3D(
@@ -149,7 +163,7 @@ def counts_of(settings: Scene3DSettings, photos: PhotoStore) -> Counts:
 
 
 def _sample_skins(random: Random, objects: Objects, stage: Stage, photos: PhotoStore) -> Skins:
-    """A photo for every face; as many texels per unit as make 0.8 to 3.5 of them fall on a pixel."""
+    """A photo for every face; as many texels per unit as make 1.2 to 4.5 of them fall on a pixel of a small picture."""
     counts, count = objects.counts, len(objects.centre)
     boxes, rest = counts.span("boxes"), slice(counts.span("panels").start, counts.objects)
     walls = objects.axes[:, 0].norm(dim=-1)
@@ -158,7 +172,8 @@ def _sample_skins(random: Random, objects: Objects, stage: Stage, photos: PhotoS
     away[:, 4] = 4 * stage.ground
     away = torch.cat([away, distance[:, boxes].repeat_interleave(6, 1), distance[:, rest]], 1)
     n = counts.skins
-    density = random.log_uniform(0.8, 3.5, count, n) * stage.K[:, :1, 0] / away
+    fine = random.log_uniform(1.2, 4.5, count, n) * (TEXTURED / max(stage.size)) ** 0.5
+    density = fine * stage.K[:, :1, 0] / away
     photo = random.index(len(photos), count, n)
     first = ENCLOSURE_FACES
     faces = photo[:, first : first + 6 * counts.boxes].unflatten(1, (counts.boxes, 6))
@@ -187,30 +202,36 @@ def _seen_roughly(objects: Objects, K: Tensor, size: Size) -> tuple[Tensor, Tens
     return pixels, homogeneous(pixels) @ inverse_intrinsics(K).mT / mu.double()[..., None]
 
 
-def _clearance(points: Tensor, course: Tensor, street: Tensor) -> Tensor:
-    """(B,) units that the camera may go: 0.6 of the way to the nearest thing seen; on streets only things in the lane count."""
+def _clearance(points: Tensor, course: Tensor, driving: Tensor, distance: Tensor) -> Tensor:
+    """(B,) units that the camera may go: 0.6 of the way to the nearest object (`distance` (B, N)).
+
+    Who is `driving` (B,) along a street passes by its objects: there only things seen (`points` (B, N, 3)) in the lane count.
+    """
     direction = torch.nn.functional.normalize(course, dim=-1)
     along = (points @ direction[..., None])[..., 0]
     aside = (points - along[..., None] * direction[:, None]).norm(dim=-1)
     blocks = torch.where((aside < LANE) & (along > 0), along, 8.0).amin(-1)
-    return 0.6 * torch.where(street, blocks, points.norm(dim=-1).amin(-1))
+    return 0.6 * torch.where(driving, blocks, distance.amin(-1))
 
 
 def _sample_moving(
-    random: Random, objects: Objects, settings: Scene3DSettings, wanted: Tensor
+    random: Random, objects: Objects, settings: Scene3DSettings, wanted: Tensor, distance: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """R (B, N, 3, 3), t (B, N, 3), both in camera 0's frame, and which objects move (B, N); `wanted` (B,) is the flow in focal
-    lengths. An object turns about its own centre and goes at most a third of the way to the camera.
+    lengths. An object turns about its own centre, and moves so little that it cannot reach the camera, `distance` (B, N) away.
     """
     counts, centre = objects.counts, objects.centre
     count, n = centre.shape[:2]
     moving = random.chance(settings.moving, count, 1) & random.chance(settings.moving_objects, count, n)
     fixed = torch.arange(n, device=random.device)
     moving &= (fixed > 0) & (fixed < 1 + counts.boxes + counts.panels + counts.cutouts + counts.rounds)
-    far = centre.norm(dim=-1, keepdim=True)
+    far = centre.norm(dim=-1)
+    flow = wanted[:, None] * random.log_uniform(0.3, 2, count, n)
     way = random.direction(count, n) * torch.tensor([1.0, 0.3, 1.0], device=random.device, dtype=torch.float64)
-    step = way * far * (wanted[:, None, None] * random.log_uniform(0.3, 2.5, count, n, 1)).clamp_max(0.33)
-    turn = random.direction(count, n) * (wanted[:, None, None] * random.normal(0.5, count, n, 1)).clamp(-0.5, 0.5)
+    step = way * torch.minimum(flow * far, 0.2 * distance)[..., None]
+    size = objects.axes.norm(dim=(-2, -1))
+    most = (0.15 * distance / size).clamp_max(0.5)
+    turn = random.direction(count, n) * (wanted[:, None] * random.normal(0.5, count, n).abs()).minimum(most)[..., None]
     on = moving[..., None].double()
     R = rotation(turn * on)
     return R, centre + step * on - (R @ centre[..., None])[..., 0], moving

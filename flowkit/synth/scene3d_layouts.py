@@ -18,6 +18,8 @@ from flowkit.types import Size
 
 AWAY = 1e3
 """Where absent objects are, in units of the scene's reach."""
+ROOM = 0.6
+"""An object's corners are at most this share of its distance from its centre: the camera is never in it."""
 GENTLE = 0.5
 """Slope times obliquity of a relief stays below this: no ray crosses it twice, whatever the camera's place in the scene."""
 
@@ -102,6 +104,7 @@ def _strewn(random: Random, stage: Stage, counts: Counts, n: int, upright: float
     centre = (pixel @ inverse_intrinsics(stage.K).mT * depth[..., None]) @ stage.up
     apparent = random.log_uniform(0.03, 0.35, count, n) * max(stage.size)
     half = (apparent * depth / stage.K[:, :1, 0])[..., None] * random.normal(0.45, count, n, 3).exp()
+    half = half * (ROOM * depth[..., None] / half.norm(dim=-1, keepdim=True)).clamp_max(1)
     yaw = torch.zeros(count, n, 3, dtype=torch.float64, device=random.device)
     yaw[..., 1] = random.uniform(-math.pi / 3, math.pi / 3, count, n)
     stands = random.chance(upright, count, n)
@@ -113,11 +116,7 @@ def _strewn(random: Random, stage: Stage, counts: Counts, n: int, upright: float
     axes[:, cut, :2] = _same_length(axes[:, cut, :2])
     grounded = stands & random.chance(0.6, count, 1)
     bottom = stage.ground[:, None] - axes[..., 1].abs().sum(-1)
-    centre[..., 1] = torch.where(
-        grounded,
-        torch.minimum(bottom, centre[..., 1].clamp_min(0) + bottom.abs() * 1e3),
-        centre[..., 1].minimum(bottom),
-    )
+    centre[..., 1] = torch.where(grounded, bottom, centre[..., 1].minimum(bottom))
     return centre, axes
 
 

@@ -5,12 +5,12 @@ Pixels are held in the order of their tiles (scene3d_raycast) until the pictures
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from flowkit.batch import PairBatch
+from flowkit.batch import PairBatch, concatenate
 from flowkit.geometry.epipolar import skew
 from flowkit.geometry.grids import inside
 from flowkit.synth.cameras import inverse_intrinsics
@@ -30,6 +30,9 @@ from flowkit.synth.scene3d_textures import (
 )
 from flowkit.types import Size
 
+MADE = {"family": "scene3d"}
+TOGETHER = 4
+"""How many scenes are in work at once where there is no GPU: more do not fit into the caches."""
 FARTHEST = 4.0
 """A flow that is longer than so many picture diagonals counts as unknown."""
 BORDERS = 0.125
@@ -67,6 +70,9 @@ def render_scenes3d(scenes: Scenes3D, photos: PhotoStore) -> PairBatch:
     t has the scenes' own scale; where a camera only turned, t, E and F are 0. `valid` is False for the few pixels whose point
     lies beside or behind the other camera.
     """
+    if photos.device.type != "cuda" and len(scenes) > TOGETHER:
+        parts = [scenes[k : k + TOGETHER] for k in range(0, len(scenes), TOGETHER)]
+        return replace(concatenate(render_scenes3d(part, photos) for part in parts), made=MADE)
     view0, view1 = views_of(scenes, photos)
     first = _see(view0, view1, scenes, photos)
     second = _see(view1, view0, scenes, photos)
@@ -90,7 +96,7 @@ def render_scenes3d(scenes: Scenes3D, photos: PhotoStore) -> PairBatch:
         E=E,
         F=F / F.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-300),
         moving=first.moving,
-        made={"family": "scene3d"},
+        made=MADE,
     )
 
 
@@ -139,7 +145,7 @@ def _see(view: View, other: View, scenes: Scenes3D, photos: PhotoStore) -> Sight
     rgb = _shaded(view, columns, x, y, mu, photos)
     if scenes.antialias:
         rgb = _smoothed(rgb, slot, view, tiles, photos, size)
-    c = columns.unbind(1)
+    c = columns.unbind(0)
     there = [
         torch.addcmul(c[19 + 3 * i], c[17 + 3 * i], x).addcmul_(c[18 + 3 * i], y).addcmul_(c[26 + i], mu)
         for i in range(3)
@@ -156,7 +162,7 @@ def _see(view: View, other: View, scenes: Scenes3D, photos: PhotoStore) -> Sight
     places = Tiles(*(v.reshape(tiles.x.shape) for v in (near[:, 0] * w, near[:, 1] * w, w)))
     seen &= ~hidden(other.forms, places, mu.reshape(tiles.x.shape))
     return Sight(
-        rgb=untiled(rgb, size).mul_(1 / 255).clamp_(0, 1),
+        rgb=untiled(rgb.transpose(0, 1), size).mul_(1 / 255).clamp_(0, 1),
         depth=untiled(1 / mu, size),
         flow=untiled(flow * valid[:, None], size),
         valid=untiled(valid, size),
@@ -173,7 +179,7 @@ def _shaded(view: View, columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, photo
 
 
 def _smoothed(rgb: Tensor, slot: Tensor, view: View, tiles: Tiles, photos: PhotoStore, size: Size) -> Tensor:
-    """The colours (B, 3, P) with those of pixels at the borders of surfaces (B, P) averaged over four rays.
+    """The colours (3, B, P) with those of pixels at the borders of surfaces (B, P) averaged over four rays.
 
     The border pixels are packed to the front of a list of fixed length, in the order of their tiles.
     """
@@ -195,7 +201,7 @@ def _smoothed(rgb: Tensor, slot: Tensor, view: View, tiles: Tiles, photos: Photo
     shades = _shaded(view, look_up(view.coat, winner), x.flatten(1), y.flatten(1), mu, photos)
     mixed = shades.unflatten(2, (room, len(SUBPIXELS))).mean(-1)
     padded = torch.cat([rgb, rgb[:, :, :1]], 2)
-    return padded.scatter_(2, chosen[:, None].expand(-1, 3, -1), mixed)[:, :, :total]
+    return padded.scatter_(2, chosen.expand(3, -1, -1), mixed)[:, :, :total]
 
 
 def _borders(slot: Tensor, size: Size) -> Tensor:

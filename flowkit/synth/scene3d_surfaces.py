@@ -26,6 +26,8 @@ from flowkit.synth.cameras import inverse_intrinsics
 ENCLOSURE_FACES = 6
 WAVES = 4
 """How many sine waves a relief is made of."""
+HEIGHTS = 0.7
+"""A relief stays this share of the way from the camera to its plane away from the camera."""
 UNBOUNDED = 1e30
 """The mu of a relief as far as the bounds over a tile know."""
 
@@ -89,10 +91,25 @@ class Objects:
     waves: Tensor
     fading: Tensor
 
+    def __getitem__(self, part: slice) -> Objects:
+        """The objects of some of the scenes."""
+        tensors = (self.centre, self.axes, self.flat, self.waves, self.fading)
+        return Objects(self.counts, *(tensor[part] for tensor in tensors))
+
     def moved(self, R: Tensor, t: Tensor) -> Objects:
         """The objects after X -> R X + t, with R (B, N, 3, 3) and t (B, N, 3)."""
         centre = (R @ self.centre[..., None])[..., 0] + t
         return Objects(self.counts, centre, self.axes @ R.mT, self.flat, self.waves, self.fading)
+
+    def distance(self) -> Tensor:
+        """(B, N): how far the camera is from each object's box, from the enclosure's walls, from the highest of a relief."""
+        length = self.axes.norm(dim=-1)
+        beside = (self.axes @ self.centre[..., None])[..., 0].abs() / length
+        away = (beside - length).clamp_min(0).norm(dim=-1)
+        away[:, 0] = (length - beside)[:, 0].amin(-1)
+        land = self.counts.span("reliefs")
+        away[:, land] = HEIGHTS * beside[:, land, 2]
+        return away
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,11 @@ class Skins:
     gain: Tensor
     cutout: Tensor
 
+    def __getitem__(self, part: slice) -> Skins:
+        """The textures of some of the scenes."""
+        tensors = (self.photo, self.density, self.offset, self.gain, self.cutout)
+        return Skins(*(tensor[part] for tensor in tensors))
+
 
 @dataclass(frozen=True)
 class Atlas:
@@ -86,7 +91,7 @@ def _packed(cutouts: Tensor, finest: int) -> Atlas:
 def coat_of(
     slots: Slots, slopes: Tensor, counts: Counts, skins: Skins, K: Tensor, means: Tensor, links: Tensor
 ) -> Tensor:
-    """(B, COLUMNS, S) float32: what is looked up for a pixel once its surface is known, of one view.
+    """(COLUMNS, B S) float32: what is looked up for a pixel once its surface is known, of one view.
 
     The columns: place.p / mu + origin are the texel coordinates u and v (6 + 2), the gradient of mu by pixel (2; `slopes`
     (B, S, 2)), photo (1), gain (3), mean colour (3; `means` (B, F, 3)), the map into the other picture p1 = M p + m mu (9 + 3)
@@ -112,7 +117,7 @@ def coat_of(
         links,
         numbers,
     ]
-    return torch.cat(columns, -1).transpose(1, 2).float().contiguous()
+    return torch.cat(columns, -1).flatten(0, 1).t().float().contiguous()
 
 
 def _pick(values: Tensor, index: Tensor) -> Tensor:
@@ -126,13 +131,14 @@ def mean_colours(photos: PhotoStore, photo: Tensor) -> Tensor:
 
 
 def look_up(coat: Tensor, slot: Tensor) -> Tensor:
-    """(B, COLUMNS, P): the columns of each pixel's surface (B, P)."""
-    return coat.gather(2, slot[:, None].expand(-1, coat.shape[1], -1))
+    """(COLUMNS, B, P): the columns of each pixel's surface (B, P)."""
+    first = torch.arange(len(slot), device=slot.device)[:, None] * (coat.shape[1] // len(slot))
+    return coat.index_select(1, (slot + first).flatten()).unflatten(1, slot.shape)
 
 
 def colours(columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStore, finest: int) -> Tensor:
-    """(B, 3, P) float32 in 0..255 of pixels (x, y) (B, P) with these columns and mu (B, P), from photos at scales >= finest."""
-    c = columns.unbind(1)
+    """(3, B, P) float32 in 0..255 of pixels (x, y) (B, P) with these columns and mu (B, P), from photos at scales >= finest."""
+    c = columns.unbind(0)
     depth = 1 / mu
     u = torch.addcmul(c[2], c[0], x).addcmul_(c[1], y).mul_(depth)
     v = torch.addcmul(c[5], c[3], x).addcmul_(c[4], y).mul_(depth)
@@ -140,8 +146,8 @@ def colours(columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStor
     du = _length(torch.addcmul(c[0], u, c[8], value=-1), torch.addcmul(c[1], u, c[9], value=-1))
     dv = _length(torch.addcmul(c[3], v, c[8], value=-1), torch.addcmul(c[4], v, c[9], value=-1))
     footprint = du.add_(dv).mul_(depth).mul_(0.5).clamp_min_(1e-6)
-    rgb = _photo_colours(photos, c[10].long(), u.add_(c[6]), v.add_(c[7]), footprint, columns[:, 14:17], finest)
-    return rgb.mul_(columns[:, 11:14])
+    rgb = _photo_colours(photos, c[10].long(), u.add_(c[6]), v.add_(c[7]), footprint, columns[14:17], finest)
+    return rgb.mul_(columns[11:14])
 
 
 def _length(a: Tensor, b: Tensor) -> Tensor:
@@ -158,10 +164,10 @@ def _photo_colours(
     lod = footprint.log2().clamp_(finest, last)
     # In the distance the texture averages out: its contrast falls with the number of texels a pixel covers.
     kept = (2 ** (last + 0.5) / footprint).clamp_max_(1)
-    rgb = mean * (1 - kept)[:, None]
+    rgb = mean * (1 - kept)
     for k in range(finest, last + 1):
         share = (1 - (lod - k).abs_()).clamp_min_(0).mul_(kept)
-        rgb.addcmul_(_bilinear(photos.levels[k], photo, u, v, k), share[:, None])
+        rgb.addcmul_(_bilinear(photos.levels[k], photo, u, v, k), share)
     return rgb
 
 
@@ -172,7 +178,7 @@ def _mirrored(u: Tensor, length: int) -> Tensor:
 
 
 def _bilinear(level: Tensor, photo: Tensor, u: Tensor, v: Tensor, halvings: int) -> Tensor:
-    """(B, 3, P) float32 in 0..255 at places (u, v) (B, P), in texels of level 0, of photos (B, P) at one scale (N, H, W, 3)."""
+    """(3, B, P) float32 in 0..255 at places (u, v) (B, P), in texels of level 0, of photos (B, P) at one scale (N, H, W, 3)."""
     count, height, width, _ = level.shape
     scale = 0.5**halvings
     u, v = ((p + 0.5).mul_(scale).sub_(0.5).clamp_(0, n - 1) for p, n in ((u, width), (v, height)))
@@ -186,13 +192,13 @@ def _bilinear(level: Tensor, photo: Tensor, u: Tensor, v: Tensor, halvings: int)
         for step in (0, width)
     )
     both = torch.lerp(above, below, down)
-    return torch.lerp(both[:3], both[3:], across).unflatten(1, photo.shape).transpose(0, 1)
+    return torch.lerp(both[:3], both[3:], across).unflatten(1, photo.shape)
 
 
 def lay_cutouts(rgb: Tensor, columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, alpha: Alpha, first: int) -> None:
-    """Replace the colours (B, 3, P) in 0..255 of the pixels that see a cutout; `first` is the first cutout's surface."""
-    scene, pixel = (columns[:, 30] >= 0).nonzero().unbind(1)
-    c = columns[scene, :, pixel].unbind(1)
+    """Replace the colours (3, B, P) in 0..255 of the pixels that see a cutout; `first` is the first cutout's surface."""
+    scene, pixel = (columns[30] >= 0).nonzero().unbind(1)
+    c = columns[:, scene, pixel].unbind(0)
     px, py, depth = x[scene, pixel], y[scene, pixel], 1 / mu[scene, pixel]
     slot = c[30].long() + first
     base, side = alpha.base[scene, slot], alpha.side[scene, slot]
@@ -209,5 +215,5 @@ def lay_cutouts(rgb: Tensor, columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, 
         return torch.lerp(left, right, across)
 
     texel = torch.lerp(row(index), row(index + side), down)
-    light = torch.stack(c[11:14], 1)
-    rgb[scene, :, pixel] = texel[:, :3] * (255 / texel[:, 3:].clamp_min(64)) * light
+    light = torch.stack(c[11:14])
+    rgb[:, scene, pixel] = texel.t()[:3] * (255 / texel[:, 3].clamp_min(64)) * light
