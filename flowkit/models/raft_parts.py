@@ -52,8 +52,9 @@ def _normed(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def _joined(skip: nn.Sequential | None, x: Tensor, y: Tensor) -> Tensor:
-    """ReLU of the skip path plus y."""
-    return F.relu_(y + (x if skip is None else _normed(skip[0], skip[1], x)))
+    """ReLU of the skip path plus y, which is overwritten when no gradient is wanted."""
+    x = x if skip is None else _normed(skip[0], skip[1], x)
+    return F.relu_(x + y if torch.is_grad_enabled() else y.add_(x))
 
 
 class Residual(nn.Module):
@@ -181,11 +182,17 @@ class GRUStep:
     def __call__(self, hidden: Tensor, motion: Tensor) -> Tensor:
         """The next hidden state (B, hidden, h, w)."""
         padding = self.kernel_q.shape[-2] // 2, self.kernel_q.shape[-1] // 2
-        gates = F.conv2d(torch.cat([hidden, motion], dim=1), self.kernel_zr, padding=padding)
-        z, r = torch.sigmoid(gates + self.context_zr).chunk(2, dim=1)
-        candidate = F.conv2d(torch.cat([r * hidden, motion], dim=1), self.kernel_q, padding=padding)
-        q = torch.tanh(candidate + self.context_q)
-        return hidden + z * (q - hidden)
+        inputs = torch.cat([hidden, motion], dim=1)
+        gates = F.conv2d(inputs, self.kernel_zr, padding=padding)
+        if torch.is_grad_enabled():
+            z, r = torch.sigmoid(gates + self.context_zr).chunk(2, dim=1)
+            inputs = torch.cat([r * hidden, motion], dim=1)
+            q = torch.tanh(F.conv2d(inputs, self.kernel_q, padding=padding) + self.context_q)
+            return hidden + z * (q - hidden)
+        z, r = gates.add_(self.context_zr).sigmoid_().chunk(2, dim=1)  # the same in place: memory is what takes time
+        torch.mul(r, hidden, out=inputs[:, : hidden.shape[1]])
+        q = F.conv2d(inputs, self.kernel_q, padding=padding).add_(self.context_q).tanh_()
+        return q.sub_(hidden).mul_(z).add_(hidden)
 
 
 class ConvGRU(nn.Module):
@@ -219,7 +226,10 @@ class ConvGRU(nn.Module):
         share = F.conv2d(context, of_context, bias, padding=padding)
         moving = torch.cat([of_hidden, of_motion], dim=1)
         gates = 2 * self.hidden
-        return GRUStep(moving[:gates], moving[gates:], share[:, :gates], share[:, gates:])
+        share_zr, share_q = (
+            part.contiguous(memory_format=torch.channels_last) for part in share.tensor_split([gates], 1)
+        )
+        return GRUStep(moving[:gates], moving[gates:], share_zr, share_q)
 
 
 class FlowHead(nn.Module):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from flowkit.ops.sampled_dot import sampled_dot
+from flowkit.ops.sampled_dot import sampled_dot, triton_kernels
 
 Lookup = Literal["auto", "volume", "ondemand"]
 
@@ -233,6 +233,8 @@ class _VolumeLookup(torch.autograd.Function):
         ctx.save_for_backward(points)
         ctx.arguments = store, sizes, radius
         points = points.flatten(0, 1)
+        if (kernels := triton_kernels(points)) is not None:
+            return kernels.lookup(store.volume.flatten(0, 1), points, sizes, radius)
         side, cells = 2 * radius + 2, store.volume.shape[-1]
         found = points.new_empty(len(points), len(sizes), side - 1, side - 1)
         # Every place with the cells after it: a patch row is copied in one piece.
@@ -253,6 +255,9 @@ class _VolumeLookup(torch.autograd.Function):
         store, sizes, radius = ctx.arguments
         points = ctx.saved_tensors[0].flatten(0, 1)
         gathered = store.gathered().flatten(0, 1)
+        if (kernels := triton_kernels(points)) is not None:
+            kernels.add_gradient(gathered, gradient, points, sizes, radius)
+            return gradient.new_zeros(()), None, None, None, None
         for part in _chunks(len(points)):
             windows = _windows(points[part], sizes, radius)
             cells = windows.cells(gathered.shape[1]).flatten(1)

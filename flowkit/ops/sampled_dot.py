@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,11 +16,24 @@ _GATHERED = 2**22
 """Numbers gathered at a time where nothing better is at hand."""
 
 
+def triton_kernels(tensor: Tensor) -> ModuleType | None:
+    """`allpairs_triton` for CUDA tensors where triton is installed, else None."""
+    return _triton_kernels() if tensor.is_cuda else None
+
+
+@cache
+def _triton_kernels() -> ModuleType | None:
+    try:
+        return import_module("flowkit.ops.allpairs_triton")
+    except ImportError:
+        return None
+
+
 def sampled_dot(rows0: Tensor, rows1: Tensor, index: Tensor) -> Tensor:
     """(n, K): <rows0[i], rows1[index[i, k]]> for rows0 (n, C), rows1 (m, C) and index (n, K) int64 in [0, m).
 
-    On the CPU one sparse kernel reads each row where it lies; elsewhere rows are gathered in portions. Differentiable once,
-    in both sets of rows.
+    On the CPU one sparse kernel reads each row where it lies, on CUDA a Triton kernel; elsewhere rows are gathered in
+    portions. Differentiable once, in both sets of rows.
     """
     return _SampledDot.apply(rows0, rows1, index)
 
@@ -26,7 +42,10 @@ class _SampledDot(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows0: Tensor, rows1: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(rows0, rows1, index)
-        return _sparse(rows0, rows1, index) if rows0.device.type == "cpu" else _gathering(rows0, rows1, index)
+        if rows0.device.type == "cpu":
+            return _sparse(rows0, rows1, index)
+        kernels = triton_kernels(rows0)
+        return _gathering(rows0, rows1, index) if kernels is None else kernels.sampled_dot(rows0, rows1, index)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
