@@ -86,7 +86,7 @@ def test_flows_are_the_map_and_its_inverse_to_a_thousandth_of_a_pixel(kind, sett
     assert (there - exact_targets(maps, grid))[known].abs().max() < 1e-4
     back = (backward.double() + pixel_grid(*size, dtype=torch.float64)).flatten(2).mT
     found = torch.isfinite(back).all(-1)
-    assert found[~maps.folded | ~maps.bent].float().mean() > (0.99 if kind != "homography" else 0.9)
+    assert found[~maps.folded | ~maps.bent].float().mean() > (0.98 if kind != "homography" else 0.9)
     reached = exact_targets(maps, back.nan_to_num(0.0))
     assert (reached - grid)[found].norm(dim=-1).max() < 1e-3
 
@@ -100,7 +100,7 @@ def test_there_and_back_is_where_it_started(photos, kind):
     back = sample_flow(torch.where(batch.backward_valid[:, None], batch.backward, torch.nan), target)
     seen = batch.valid & ~batch.occlusion & within
     known = seen & torch.isfinite(back).all(1)
-    assert known.sum() > 0.99 * seen.sum() and seen.float().mean() > 0.4
+    assert known.sum() > 0.98 * seen.sum() and seen.float().mean() > 0.4
     error = (batch.flow + back).norm(dim=1)[known]
     assert error.quantile(0.99) < 0.05 and error.max() < 0.5
 
