@@ -28,7 +28,7 @@ Root = Annotated[Path, Option(metavar="DIR", help="The data set's folder.")]
 MethodOption = Annotated[str | None, Option(metavar="NAMES", help=f"Methods. {_LIST}", rich_help_panel=METHOD)]
 Model = Annotated[str | None, Option(metavar="NAMES", help=f"Dense methods. {_LIST}", rich_help_panel=METHOD)]
 Preset = Annotated[str | None, Option(metavar="NAMES", help=f"fast, fine. {_LIST}", rich_help_panel=METHOD)]
-Init = Annotated[str | None, Option(metavar="NAMES", help=f"none, matches. {_LIST}", rich_help_panel=METHOD)]
+Init = Annotated[str | None, Option(metavar="NAMES", help=f"none, coarse, matches. {_LIST}", rich_help_panel=METHOD)]
 Features = Annotated[
     str | None, Option(metavar="NAMES", help=f"Local features, a union written a+b. {_LIST}", rich_help_panel=METHOD)
 ]

@@ -32,6 +32,7 @@ class Init(StrEnum):
     """What the dense method starts from."""
 
     NONE = "none"
+    COARSE = "coarse"
     MATCHES = "matches"
 
 
@@ -43,8 +44,12 @@ def flow(
         Preset | None, Option(help="dis: speed against accuracy; fine by default.", rich_help_panel=METHOD)
     ] = None,
     init: Annotated[
-        Init, Option(help="matches: start from sparse matches, for motion that is large.", rich_help_panel=METHOD)
-    ] = Init.NONE,
+        Init | None,
+        Option(
+            help="For large motion: start from matches or, networks only, from smaller sizes.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
     features: options.Features = None,
     bidirectional: Annotated[
         bool, Option("--bidirectional", help="Also B -> A; gives confidence and occlusion.", rich_help_panel=METHOD)
@@ -69,13 +74,13 @@ def flow(
     B onto A: `flowkit warp B --flow flow.flo`.
     """
     report.start(output.verbose, output.quiet)
-    if features is not None and init is Init.NONE:
+    if features is not None and init is not Init.MATCHES:
         raise UsageError("--features: only together with --init matches")
     method = {
         **dense.arguments(),
         **compute.arguments(),
         **_preset(dense.model, preset),
-        "init": init.value,
+        "init": _default_init(dense.model) if init is None else init.value,
         "features": features,
         "bidirectional": bidirectional,
     }
@@ -106,6 +111,8 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
     method = dict(job.method)
     if method.pop("warm_start", False):
         method["initial"] = _flow_before(directory, inputs.image0.size)
+        if method["initial"] is not None:
+            method["init"] = "none"
     result, status = flow.flow(inputs.image0, inputs.image1, **method), Status.OK
     if is_blank(inputs.image0) or is_blank(inputs.image1):
         unknown = np.full_like(result.uv, np.nan)
@@ -129,14 +136,20 @@ def _preset(model: str, preset: Preset | None) -> dict[str, str]:
     return {}
 
 
-def _check_warm_start(model: str, init: Init, sequence: Path | None) -> None:
+def _default_init(model: str) -> str:
+    from flowkit.models.registry import model_spec
+
+    return model_spec(model).init
+
+
+def _check_warm_start(model: str, init: Init | None, sequence: Path | None) -> None:
     from flowkit.models.registry import model_spec
 
     if sequence is None:
         raise UsageError("--warm-start: only together with --sequence, whose pairs follow one another")
     if not model_spec(model).network:
         raise UsageError(f"--warm-start: {model!r} does not start from a flow; choose a network")
-    if init is not Init.NONE:
+    if init not in (None, Init.NONE):
         raise UsageError(f"--warm-start: --init {init} says where to start already; leave one of them out")
 
 

@@ -41,6 +41,8 @@ class ModelSpec:
     """Pixels per cell of the working grid, on which `initial` is given and `FlowPrediction.coarse` lies."""
     memory: int = 0
     """Bytes that a forward pass takes per pixel of image0 in fp32 with the on-demand lookup, measured at 1080p and 4K."""
+    init: str = "none"
+    """What it starts from unless told otherwise (`flowkit.pipelines.flow.INITS`)."""
     convert: str | None = None
     """Import path of `convert(state) -> state`, from the layouts of foreign checkpoints to ours; None where there is none."""
     sources: str = ""

@@ -19,7 +19,7 @@ from flowkit.types import Flow, Image, Matches, Run, Size
 
 MODELS = ("dis",)
 """The dense methods that `align` builds on."""
-INITS = ("none", "matches")
+INITS = ("none", "coarse", "matches")
 SEED_FEATURES = "sift+xfeat+xfeat*"
 """For seeding a dense flow many points count more than few good ones: the neighbours vouch for each other."""
 SMALL_SIDE = 700
@@ -38,7 +38,7 @@ def flow(
     iterations: int | None = None,
     precision: str = "auto",
     tile: bool | int | None = None,
-    init: str = "none",
+    init: str | None = None,
     initial: np.ndarray | None = None,
     bidirectional: bool = False,
     features: str | None = None,
@@ -51,13 +51,15 @@ def flow(
     `model` is `dis`, which has a `preset` (fine, fast), or a network, which has `weights` (a file in place of its own),
     `iterations`, `precision` (auto, fp32, fp16, bf16) and `tile` (True or a side in pixels; None: where memory is short).
     `init="matches"` spreads locally consistent sparse matches into a dense flow to start from, for motion that the model alone
-    does not find; `initial` (2, H, W) is such a flow in original pixels, NaN for unknown (networks only). `bidirectional` adds
+    does not find; `init="coarse"` starts a network from its own flow at half the size, and that from a quarter; None is the
+    model's own way. `initial` (2, H, W) is a flow to start from in original pixels, NaN for unknown. `bidirectional` adds
     `backward`, and to both directions the forward-backward confidence and the occlusion (UnFlow's criterion). Images of
     different sizes are worked on at image0's. Raises InputError, UsageError, WeightsError.
     """
     spec = model_spec(model)
     settings = Settings(weights, iterations, precision, tile)
     _check(spec, preset, settings, init, initial)
+    init = init or (spec.init if initial is None else "none")
     started = time.perf_counter()
     pair = load_pair(image0, image1)
     if spec.network:
@@ -77,6 +79,7 @@ def flow(
             device=device,
             bidirectional=bidirectional,
             initial=start,
+            coarse=init == "coarse",
         )
         answer = replace(answer, weights={**used, **answer.weights})
     else:
@@ -106,14 +109,14 @@ def flow(
     return _in_original_pixels(answer, pair, size, run)
 
 
-def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str, initial: object) -> None:
+def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str | None, initial: object) -> None:
     """UsageError for options that are unknown or that this model does not have."""
-    if init not in INITS:
+    if init not in (None, *INITS):
         raise UsageError(f"--init {init}: unknown; use one of {', '.join(INITS)}")
     if spec.network:
         if preset is not None:
             raise UsageError(f"--preset {preset}: {spec.name!r} has none; it has --iters")
-        if init != "none" and initial is not None:
+        if init not in (None, "none") and initial is not None:
             raise UsageError(f"--init {init}: a flow to start from is given already; leave one of them out")
         check_settings(spec, settings)
         return
@@ -124,6 +127,7 @@ def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str, i
         (f"--iters {settings.iterations}: {spec.name!r} has no iterations", settings.iterations is not None),
         (f"--precision {settings.precision}: {spec.name!r} is no network", settings.precision not in ("auto", "fp32")),
         (f"--tile: {spec.name!r} is no network", bool(settings.tile)),
+        (f"--init coarse: {spec.name!r} works from coarse to fine by itself", init == "coarse"),
         (f"a flow to start from: {spec.name!r} takes none", initial is not None),
     ):
         if given:

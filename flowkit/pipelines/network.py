@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 SMALL = 128
 """Pixels; a shorter side is enlarged to it, for RAFT's coarsest correlation has one cell per 64 pixels."""
+COARSEST = 160
+"""Pixels; a start from coarse to fine goes down to a longer side of no less."""
 SMALL_LONGEST = 512
 """To which longer side a small picture may be enlarged; what is then still too short is padded."""
 
@@ -79,13 +81,15 @@ def network_flow(
     device: str = "auto",
     bidirectional: bool = False,
     initial: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+    coarse: bool = False,
 ) -> Answer:
     """The flow between two (H, W, 3) pictures of one size, and with `bidirectional` the flow back.
 
-    `initial` are flows (2, H, W) to start from, forward and backward, NaN where unknown. Raises UsageError, WeightsError.
+    `initial` are flows (2, H, W) to start from, forward and backward, NaN where unknown; with `coarse` the network starts from
+    what it finds at half the size. Raises UsageError, WeightsError.
     """
     check_settings(spec, settings)
-    run = Runner.load(spec, settings, resolve_device(device))
+    run = Runner.load(spec, settings, resolve_device(device), coarse)
     size = pixels0.shape[0], pixels0.shape[1]
     side, reason = tile_side(size, spec, settings.tile, run.network.device)
     forward = run.flow(pixels0, pixels1, initial[0], side)
@@ -112,29 +116,40 @@ class Runner:
     network: LoadedNetwork
     iterations: int
     precision: str
+    coarse: bool = False
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def load(cls, spec: ModelSpec, settings: Settings, device: str) -> Runner:
+    def load(cls, spec: ModelSpec, settings: Settings, device: str, coarse: bool = False) -> Runner:
         """On a device that exists, with the precision that suits it."""
         from flowkit.models.weights import load_network
 
         precision = resolve_precision(settings.precision, device)
         network = load_network(spec.name, settings.weights, device)
-        return cls(network, settings.iterations or spec.iterations or 1, precision)
+        return cls(network, settings.iterations or spec.iterations or 1, precision, coarse)
 
     def flow(
         self, pixels0: np.ndarray, pixels1: np.ndarray, initial: np.ndarray | None = None, side: int | None = None
     ) -> np.ndarray:
         """(2, H, W) in pixels, in tiles of `side` where given: first the whole pair at a size of one tile, as their guide."""
         if side is None:
-            return self.whole(pixels0, pixels1, initial)
+            return self.from_coarse(pixels0, pixels1, initial)
         height, width = pixels0.shape[:2]
         scale = min(1.0, side / (height * width) ** 0.5)
         small = max(1, round(height * scale)), max(1, round(width * scale))
         start = None if initial is None else _resized_flow(initial, small)
-        guide = self.whole(resized(pixels0, small), resized(pixels1, small), start)
+        guide = self.from_coarse(resized(pixels0, small), resized(pixels1, small), start)
         return tiled_flow(pixels0, pixels1, _resized_flow(guide, (height, width)), side, self.whole)
+
+    def from_coarse(self, pixels0: np.ndarray, pixels1: np.ndarray, initial: np.ndarray | None = None) -> np.ndarray:
+        """(2, H, W) in pixels; where `coarse`, from what is found at half the size, and so on: a third more work."""
+        size = pixels0.shape[0], pixels0.shape[1]
+        half = -(-size[0] // 2), -(-size[1] // 2)
+        if self.coarse and max(half) >= COARSEST:
+            start = None if initial is None else _resized_flow(initial, half)
+            found = self.from_coarse(resized(pixels0, half), resized(pixels1, half), start)
+            initial = _resized_flow(found, size)
+        return self.whole(pixels0, pixels1, initial)
 
     def whole(self, pixels0: np.ndarray, pixels1: np.ndarray, initial: np.ndarray | None = None) -> np.ndarray:
         """(2, H, W) in pixels, in one pass."""

@@ -135,6 +135,30 @@ def test_a_flow_to_start_from_knows_both_sizes(loaded, tile):
         assert initial[:, row, column] == pytest.approx(mean, abs=0.02)
 
 
+def test_a_start_from_coarse_to_fine(loaded, monkeypatch):
+    """Every level starts from the truth that the one below has found, in its own cells."""
+    options, calls = loaded
+    monkeypatch.setattr(network, "COARSEST", 150)
+    corner1 = (624.0, 408.0)
+    pair = ramp(512, 640), ramp(512, 640, corner=corner1)
+    found = flowkit.flow(*pair, init="coarse", bidirectional=True, **options)
+    assert (
+        found.run.options["init"] == "coarse"
+        and worst(found.uv, true_flow((512, 640), ONE, CORNER, ONE, corner1)) < 0.05
+    )
+    assert [call["image0"].shape[-1] for call in calls] == 2 * [160, 320, 640]
+    assert calls[0]["initial"] is None and calls[3]["initial"] is None
+    for call, cells in zip((calls[1], calls[2], calls[4], calls[5]), (1.5, 3, -1.5, -3), strict=True):
+        assert call["initial"][0, 0, 10, 10].item() == pytest.approx(-cells, abs=0.05)
+    calls.clear()
+    flowkit.flow(*pair, init="coarse", tile=320, **options)  # the guide is found so; 320 px for 512 x 640
+    assert [call["image0"].shape[-1] for call in calls[:2]] == [184, 360]
+    monkeypatch.setattr(network, "COARSEST", 161)
+    calls.clear()
+    flowkit.flow(*pair, init="coarse", **options)
+    assert [call["image0"].shape[-1] for call in calls] == [320, 640]
+
+
 def test_matches_can_seed_a_network(loaded, monkeypatch):
     from types import SimpleNamespace
 
@@ -170,6 +194,7 @@ def test_what_overflows_is_computed_again_in_fp32(loaded, monkeypatch):
         ({"precision": "fp64"}, "--precision fp64"),
         ({"precision": "fp16", "device": "cpu"}, "use bf16 or fp32"),
         ({"tile": 32}, "--tile-size 32"),
+        ({"init": "coarse", "initial": np.zeros((2, 16, 16))}, "given already"),
         ({"init": "matches", "initial": np.zeros((2, 16, 16))}, "given already"),
     ],
 )
@@ -178,9 +203,10 @@ def test_what_a_network_cannot_do_is_a_usage_error(loaded, wrong, words):
         flowkit.flow(ramp(16, 16), ramp(16, 16), **loaded[0], **wrong)
 
 
-@pytest.mark.parametrize("option", ["weights", "iterations", "precision", "tile", "initial"])
+@pytest.mark.parametrize("option", ["weights", "iterations", "precision", "tile", "initial", "init"])
 def test_dis_takes_nothing_that_is_a_networks(option):
-    value = {"weights": "w.safetensors", "iterations": 3, "precision": "bf16", "tile": True, "initial": np.zeros(1)}
+    value = {"weights": "w.safetensors", "iterations": 3, "precision": "bf16", "tile": True, "init": "coarse"}
+    value["initial"] = np.zeros(1)
     with pytest.raises(UsageError, match="leave the option out"):
         flowkit.flow(ramp(16, 16), ramp(16, 16), **{option: value[option]})
 
