@@ -10,6 +10,9 @@ from PIL import Image as Pillow
 
 import flowkit
 from flowkit.pipelines.outputs import flow_picture
+from flowkit.synth.engine import FAMILIES, Engine, EngineSettings
+from flowkit.synth.photos import PhotoStore
+from flowkit.training.preview import row, sheet
 from flowkit.types import Image
 from flowkit.viz import canvas, maps, overlays
 from flowkit.viz.matches import draw_homography
@@ -23,7 +26,7 @@ QUALITY = 88
 def main(folder: Path) -> None:
     """Write every picture into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in (("align", align()), ("flow", flow()), ("homography", homography())):
+    for name, picture in (("align", align()), ("flow", flow()), ("homography", homography()), ("engine", engine())):
         file = folder / f"{name}.jpg"
         Pillow.fromarray(picture).save(file, quality=QUALITY, subsampling=0, optimize=True)
         print(f"{file}: {picture.shape[1]}x{picture.shape[0]}, {file.stat().st_size / 1e3:.0f} kB")
@@ -59,6 +62,22 @@ def homography() -> np.ndarray:
     found = flowkit.homography(image0, image1, device="cpu")
     picture = draw_homography(image0.rgb8, image1.rgb8, found, max_lines=60)
     return canvas.fit_within(picture, 3 * PANEL_WIDTH)
+
+
+def engine() -> np.ndarray:
+    """A layered scene, two 3-D scenes and a thin-plate pair of the data engine, textured with the example pictures."""
+    photos = PhotoStore.from_folder(EXAMPLES)
+    rows = []
+    for title, family, seed in (
+        ("layered", "layered", 3),
+        ("3-D scene", "scenes3d", 1),
+        ("3-D scene", "scenes3d", 8),
+        ("warp", "geometric", 2),
+    ):
+        shares = {name: float(name == family) for name in FAMILIES}
+        pairs = Engine(photos, EngineSettings(**shares, max_displacement=40)).batch(1, (200, 300), seed)
+        rows.append(row(pairs, 0, title))
+    return canvas.fit_within(sheet(rows), 3 * PANEL_WIDTH)
 
 
 def read(name: str) -> Image:

@@ -131,7 +131,7 @@ def sample_layers(
     outlines = _outlines(draw, shape)
     defocus = draw.chance(settings.defocus, *shape)
 
-    motion, field = _motions(draw, size, settings, centre, radius, fast, background)
+    motion, field = _motions(draw, size, settings, centre, 1.5 * half.amax(-1), fast, background)
     texture, level = _textures(draw, photos, size, centre, half, local, cut, defocus)
     edge = torch.where(defocus, 3.0, draw.log_uniform(0.7, 1.5, *shape))
     present = draw.chance(settings.presence, *shape) | background
@@ -243,13 +243,17 @@ def _stripes(draw: Draw, settings: LayeredSettings, half: Tensor) -> Tensor:
 
 
 def _motions(
-    draw: Draw, size: Size, settings: LayeredSettings, centre: Tensor, radius: Tensor, fast: Tensor, background: Tensor
+    draw: Draw, size: Size, settings: LayeredSettings, centre: Tensor, extent: Tensor, fast: Tensor, background: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Homographies and bending fields. A drawn displacement is split over shifting, turning, zooming, shearing and bending."""
+    """Homographies and bending fields: a drawn displacement is split over shifting, turning, zooming, shearing and bending.
+
+    `extent` (B, L) is how far from its centre a foreground reaches, so that turning, zooming and tilting move its tips as
+    far as drawn, not further.
+    """
     shape = centre.shape[:2]
     height, width = size
     corner = torch.tensor([width - 1.0, height - 1.0], device=draw.device)
-    extent = torch.where(background, math.hypot(height, width) / 2, radius)
+    extent = torch.where(background, math.hypot(height, width) / 2, extent)
     wanted = draw.log_uniform(settings.min_displacement, settings.max_displacement, *shape)
     wanted = torch.where(fast, settings.max_displacement * draw.log_uniform(0.3, 1.0, *shape), wanted)
     wanted = torch.where(background, wanted.clamp_max(0.4 * math.hypot(height, width)), wanted)

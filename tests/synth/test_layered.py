@@ -164,3 +164,11 @@ def test_without_cutouts_every_foreground_is_an_outline() -> None:
     described = scenes(bare)
     assert not any(described.cutout_slots)
     assert render_layers(described, bare).image0.isfinite().all()
+
+
+def test_no_pixel_moves_much_further_than_the_largest_displacement(photos: PhotoStore) -> None:
+    """Long thin shapes and tilted ones, too; a foreground adds its motion to the background's."""
+    settings = replace(SETTINGS, max_displacement=16, thin=0.5, projective=1, attached=0.5)
+    flow = render_layers_cpu(scenes(photos, count=60, settings=settings), photos).flow.norm(dim=1)
+    assert flow.max() < 5 * 16
+    assert flow.flatten().quantile(0.999) < 3 * 16
