@@ -107,6 +107,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 licence="Apache-2.0",
                 stride=8,
                 memory=700,
+                init="coarse",
             ),
         )
     }
