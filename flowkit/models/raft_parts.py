@@ -7,6 +7,7 @@ norm once, as `downsample.1`; the published checkpoints hold it a second time (`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -41,19 +42,58 @@ def _skip(inputs: int, outputs: int, stride: int, norm: str) -> nn.Sequential | 
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride=stride), _norm(norm, outputs))
 
 
-def _normed(conv: nn.Module, norm: nn.Module, x: Tensor) -> Tensor:
-    """norm(conv(x)); a batch norm that only applies its statistics goes into the convolution when no gradient is wanted."""
-    if not isinstance(norm, nn.BatchNorm2d) or norm.training or torch.is_grad_enabled():
-        return norm(conv(x))
+def _normed(conv: nn.Module, norm: nn.Module, x: Tensor, relu: bool = True) -> Tensor:
+    """norm(conv(x)), with a ReLU after it. Where no gradient is wanted, in fewer passes over memory."""
+    if torch.is_grad_enabled() or x.is_cuda:
+        y = norm(conv(x))
+    elif isinstance(norm, nn.BatchNorm2d) and not norm.training:
+        y = _folded(conv, norm, x)
+    else:
+        y = conv(x)
+        if isinstance(norm, InstanceNorm) and y.dtype == torch.float32 and y.shape[-2:].numel() > 1:
+            return normalise_(y.contiguous(memory_format=torch.channels_last), relu)
+        y = norm(y)
+    return F.relu_(y) if relu else y
+
+
+def _folded(conv: nn.Module, norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """A batch norm that only applies its statistics, as part of the convolution before it."""
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None and norm.running_var is not None
     scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
     bias = norm.bias + scale * (conv.bias - norm.running_mean)
     return F.conv2d(x, conv.weight * scale[:, None, None, None], bias, conv.stride, conv.padding)
 
 
+def normalise_(x: Tensor, relu: bool) -> Tensor:
+    """Instance norm in place, of x (B, C, h, w) float32 with channels innermost; then a ReLU if wanted.
+
+    Portion by portion, which stay in the cache meanwhile. Sums are taken of differences from one pixel and added up in
+    float64: ten times closer to the truth than `group_norm` there, and no slower.
+    """
+    channels = x.shape[1]
+    together = gcd(x.shape[-2] * x.shape[-1], 16)  # pixels in a row of what follows: few channels make short rows
+    for image in x.permute(0, 2, 3, 1):
+        rows = image.view(-1, together * channels)
+        portions = rows.split(max(1, 2**18 // rows.shape[1]))
+        shift = image[0, 0].repeat(together)
+        sums = torch.zeros(2, rows.shape[1], dtype=torch.float64)
+        for portion in portions:
+            difference = portion - shift
+            sums[0] += difference.sum(0)
+            sums[1] += difference.square_().sum(0)
+        mean, square = sums.view(2, together, channels).mean(1) / len(rows)
+        scale = torch.rsqrt((square - mean.square()).clamp_min(0) + 1e-5)
+        mean, scale = (values.float().repeat(together) for values in (mean + image[0, 0], scale))
+        for portion in portions:
+            portion.sub_(mean).mul_(scale)
+            if relu:
+                portion.relu_()
+    return x
+
+
 def _joined(skip: nn.Sequential | None, x: Tensor, y: Tensor) -> Tensor:
     """ReLU of the skip path plus y, which is overwritten when no gradient is wanted."""
-    x = x if skip is None else _normed(skip[0], skip[1], x)
+    x = x if skip is None else _normed(skip[0], skip[1], x, relu=False)
     return F.relu_(x + y if torch.is_grad_enabled() else y.add_(x))
 
 
@@ -69,8 +109,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Skip plus what the convolutions make of x; ReLU after each and after the sum."""
-        y = F.relu_(_normed(self.conv1, self.norm1, x))
-        y = F.relu_(_normed(self.conv2, self.norm2, y))
+        y = _normed(self.conv1, self.norm1, x)
+        y = _normed(self.conv2, self.norm2, y)
         return _joined(self.downsample, x, y)
 
 
@@ -88,9 +128,9 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Skip plus what the convolutions make of x; ReLU after each and after the sum."""
-        y = F.relu_(_normed(self.conv1, self.norm1, x))
-        y = F.relu_(_normed(self.conv2, self.norm2, y))
-        y = F.relu_(_normed(self.conv3, self.norm3, y))
+        y = _normed(self.conv1, self.norm1, x)
+        y = _normed(self.conv2, self.norm2, y)
+        y = _normed(self.conv3, self.norm3, y)
         return _joined(self.downsample, x, y)
 
 
@@ -122,7 +162,7 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, outputs, H/8, W/8)."""
-        x = F.relu_(_normed(self.conv1, self.norm1, image))
+        x = _normed(self.conv1, self.norm1, image)
         return self.conv2(self.layer3(self.layer2(self.layer1(x))))
 
 

@@ -29,7 +29,7 @@ VOLUME_LIMIT = 512 * 2**20
 as well (12 lookups). On CUDA the volume is kept up to `VOLUME_LIMIT_CUDA`."""
 VOLUME_LIMIT_CUDA = 4 * 2**30
 
-_CHUNK = 4096
+_CHUNK = 2048
 """Points looked up at a time: what is between the patch and the answer stays in the cache."""
 
 

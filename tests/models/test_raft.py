@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from flowkit.models.raft import RAFT, project_flow, raft, raft_small
-from flowkit.models.raft_parts import ConvGRU, convex_upsample
+from flowkit.models.raft import RAFT, raft, raft_small
+from flowkit.models.raft_parts import ConvGRU, convex_upsample, normalise_
 
 BUILDERS = {"raft": raft, "raft-small": raft_small}
 
@@ -113,6 +113,17 @@ def test_frozen_batch_norms_stay():
     assert not torch.equal(net.cnet.norm1.running_mean, before)
 
 
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (300, 64)])
+def test_instance_norm_in_place(size):
+    g = torch.Generator().manual_seed(2)
+    x = torch.randn(2, 24, *size, generator=g) * torch.linspace(0, 3, 24).view(1, 24, 1, 1) + 5
+    x[0, 3] = 7  # a flat picture becomes 0
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = F.instance_norm(x.double()).float()
+    torch.testing.assert_close(normalise_(x.clone(), relu=False), exact, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(normalise_(x.clone(), relu=True), exact.relu(), atol=2e-5, rtol=1e-5)
+
+
 @torch.no_grad()
 def test_gru_is_the_one_on_all_channels():
     """The context's share computed once, against the equations as they are written."""
@@ -162,15 +173,3 @@ def test_autocast_keeps_the_flow_exact(name):
     assert prediction.flow.dtype == prediction.coarse.dtype == torch.float32
     exact = net(*pair(64, 72), iterations=2)
     assert (prediction.coarse - exact.coarse).abs().max() < 0.1 * exact.coarse.abs().max() + 0.05
-
-
-def test_projected_flow_moves_with_itself():
-    flow = torch.zeros(1, 2, 6, 9)
-    flow[:, 0, 1:4, 1:3] = 3  # a patch that moves 3 cells to the right
-    ahead = project_flow(flow)
-    assert ahead.shape == flow.shape
-    assert (ahead[0, 0, 1:4, 4:6] == 1.5).all()  # it meets the resting background there
-    constant = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand(1, 2, 6, 9)
-    torch.testing.assert_close(project_flow(constant), constant.contiguous())  # holes take what is around them
-    gone = project_flow(torch.full((1, 2, 6, 9), 100.0))
-    assert not gone.any()
