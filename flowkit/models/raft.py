@@ -6,11 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.geometry.grids import pixel_grid
-from flowkit.geometry.sampling import splat
 from flowkit.models.prediction import FlowPrediction
 from flowkit.models.raft_parts import (
     Bottleneck,
@@ -94,7 +92,7 @@ class RAFT(nn.Module):
     ) -> FlowPrediction:
         """The flow image0 -> image1 of images (B, 3, H, W), RGB in [0, 1], H and W divisible by 8.
 
-        `initial` (B, 2, H/8, W/8) is a flow in cells to start from, as `FlowPrediction.coarse` (see `project_flow`); `lookup`
+        `initial` (B, 2, H/8, W/8) is a flow in cells to start from, as `FlowPrediction.coarse`; `lookup`
         chooses how correlations are kept (see `AllPairs`). In training mode `iterates` are the flows of all iterations at
         full resolution, otherwise only the last. ValueError when sizes do not fit.
         """
@@ -155,25 +153,3 @@ def raft() -> RAFT:
 def raft_small() -> RAFT:
     """RAFT-small, 990 162 parameters."""
     return RAFT(SMALL)
-
-
-def project_flow(coarse: Tensor) -> Tensor:
-    """A warm start for the next pair of a sequence: what moved by `coarse` (B, 2, h, w, in cells) goes on moving so.
-
-    The flow is pushed along itself onto the next image's grid; cells where nothing arrives take the mean of what is around
-    them, over ever larger squares. Where nothing arrives at all: 0. For `RAFT.forward(initial=)`.
-    """
-    coarse = coarse.detach().float()
-    pushed, coverage = splat(coarse, coarse)
-    return _filled(pushed, coverage.unsqueeze(1).clamp_max(1))
-
-
-def _filled(values: Tensor, weight: Tensor) -> Tensor:
-    """`values` (B, C, h, w) where `weight` (B, 1, h, w) in [0, 1] is 1, blended with a coarser grid's where it is less."""
-    height, width = values.shape[-2:]
-    if max(height, width) == 1:
-        return values * (weight > 0)
-    share = F.avg_pool2d(weight, 2, stride=2, ceil_mode=True)
-    mean = F.avg_pool2d(values * weight, 2, stride=2, ceil_mode=True) / share.clamp_min(1e-6)
-    coarser = _filled(mean, (4 * share).clamp_max(1))
-    return torch.lerp(coarser.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., :height, :width], values, weight)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from flowkit.batch import PairBatch
 from flowkit.errors import EXIT_PARTIAL_BATCH, FlowkitError
 from flowkit.io.atomic import remove_stale
+from flowkit.io.weights import write_weights
 from flowkit.training.checkpoints import SHARD_SIZE, clear, read_checkpoint, write_checkpoint
 from flowkit.training.devices import make_fabric
 from flowkit.training.feeding import Place, feed
@@ -32,7 +33,7 @@ from flowkit.training.material import Material
 from flowkit.training.meter import Meter
 from flowkit.training.recipe import Recipe
 from flowkit.training.schedule import Budget
-from flowkit.training.state import Progress, State, export_weights, initialise, require_model
+from flowkit.training.state import Progress, State, initialise, require_model
 from flowkit.training.validation import HELD_OUT, Validator, make_validator
 
 if TYPE_CHECKING:
@@ -321,8 +322,8 @@ class _Run:
             "budget": asdict(self.plan.budget),
         }
         write_checkpoint(output / folder, self.state.checkpoint(facts), self.plan.shard_size)
-        metadata = {"model": recipe.model, "recipe": self.plan.name, "step": str(self.progress.step)}
-        export_weights(output / weights, self.state.average, metadata, half=recipe.export == "fp16")
+        notes = {"model": recipe.model, "recipe": self.plan.name, "step": str(self.progress.step)}
+        write_weights(output / weights, self.state.average.state_dict(), notes, half=recipe.export == "fp16")
 
 
 def set_training(model: nn.Module, freeze_batchnorm: bool) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.errors import WeightsError
-from flowkit.io.weights import load_checkpoint, load_strictly
+from flowkit.io.weights import load_checkpoint, load_strictly, metadata
 from flowkit.training.checkpoints import INDEX, Checkpoint, read_checkpoint, read_index
 from flowkit.training.recipe import Recipe
 
@@ -110,7 +110,7 @@ def initialise(network: nn.Module, path: Path, model: str) -> None:
         raise WeightsError(f"{path}: no checkpoint in this folder; give a run's folder or a .safetensors file")
     else:
         weights = load_checkpoint(model, path)
-        require_model(_metadata(path), model, path)
+        require_model(metadata(path), model, path)
     try:
         load_strictly(network, weights, model)
     except WeightsError as error:
@@ -124,28 +124,6 @@ def require_model(facts: Mapping[str, Any], model: str, where: Path) -> None:
         raise WeightsError(
             f"{where}: weights of {found!r}, but the recipe trains {model!r}; give a file of that network"
         )
-
-
-def export_weights(path: Path, network: nn.Module, metadata: Mapping[str, str], half: bool) -> None:
-    """Write the network's weights as one safetensors file, fp16 where `half`; `metadata` says whose they are."""
-    from safetensors.torch import save
-
-    from flowkit.io.atomic import write_bytes
-
-    weights = {}
-    for name, value in network.state_dict().items():
-        kept = value.half() if half and value.is_floating_point() else value
-        weights[name] = kept.detach().cpu().contiguous()
-    write_bytes(path, save(weights, dict(metadata)))
-
-
-def _metadata(path: Path) -> Mapping[str, str]:
-    if path.suffix != ".safetensors":
-        return {}
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
