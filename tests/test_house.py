@@ -19,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "flowkit").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 HEAVY = ("torch", "cv2", "kornia", "poselib", "scipy", "pycolmap")
-COMMANDS = [
-    *([], ["flow"], ["match"], ["align"], ["pose"], ["homography"], ["warp"], ["show"], ["bench"], ["weights"], ["train"]),
+COMMANDS: list[list[str]] = [
+    [],
+    *([verb] for verb in ("flow", "match", "align", "pose", "homography", "warp", "show", "bench", "weights", "train")),
     *(["weights", verb] for verb in ("list", "path", "verify", "pull", "convert")),
     *(["bench", kind] for kind in ("pairs", "flow", "homography", "pose", "matching")),
 ]
@@ -111,7 +112,9 @@ def test_every_dependency_is_pinned_and_in_range():
 def test_every_import_is_a_declared_dependency():
     project = PROJECT["project"]
     declared = [*project["dependencies"], *project["optional-dependencies"]["colmap"]]
-    allowed = {canonicalize_name(Requirement(line).name) for line in declared} | {"triton"}  # comes with torch's CUDA builds
+    allowed = {canonicalize_name(Requirement(line).name) for line in declared} | {
+        "triton"
+    }  # comes with torch's CUDA builds
     homes = packages_distributions()
     undeclared = set()
     for path in SOURCES:
