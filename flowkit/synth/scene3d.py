@@ -199,7 +199,7 @@ def _seen_roughly(objects: Objects, K: Tensor, size: Size) -> tuple[Tensor, Tens
     tiles = grid.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).transpose(2, 3).flatten(3).flatten(1, 2)
     _, mu = nearest(forms_of(objects, slots_of(objects), K), Tiles(*tiles.expand(count, -1, -1, -1).unbind(1)))
     pixels = tiles.flatten(1).double().mT.expand(count, -1, -1)
-    return pixels, homogeneous(pixels) @ inverse_intrinsics(K).mT / mu.double()[..., None]
+    return pixels, homogeneous(pixels) @ inverse_intrinsics(K).mT / mu.double().unflatten(0, (count, -1))[..., None]
 
 
 def _clearance(points: Tensor, course: Tensor, driving: Tensor, distance: Tensor) -> Tensor:

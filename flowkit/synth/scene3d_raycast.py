@@ -18,15 +18,17 @@ from flowkit.geometry.grids import pixel_grid
 from flowkit.synth.scene3d_surfaces import Forms
 from flowkit.types import Size
 
-STEEP = 1e15
+STEEP = 1e9
 """Factor that makes an inside-outside margin decide: min(mu, STEEP * margin) is mu inside and not positive outside."""
 SAME = 1e-4
 """A surface hides a point only if it is nearer by more than this share of the depth: float32 cannot tell the rest."""
 INDEX_BITS = 6
 """The lowest bits of mu that give way to the number of the surface while the nearest one is looked for."""
-NEWTON_STEPS = 5
+NEWTON_STEPS = 3
 TILE = 16
 """Side of a tile of pixels."""
+CHUNK = 1 << 15
+"""How many numbers are in work at once where there is no GPU: they stay in the cache."""
 LOOSE = 1e-5
 """Slack of the bounds over a tile, for rounding."""
 
@@ -109,26 +111,26 @@ def pairs_of(wanted: Tensor) -> Pairs:
 
 
 def nearest(forms: Forms, tiles: Tiles) -> tuple[Tensor, Tensor]:
-    """Which surface (B, P) int64 each pixel sees, and its mu (B, P); P counts the pixels of all tiles."""
+    """Which surface (N,) int64 each pixel sees, counting over the whole batch, and its mu (N,); N pixels in all tiles."""
     pairs = pairs_of(_may_be_seen(forms, tiles.box()))
     scores = _scores(forms, tiles, pairs)
     mu = pairs.largest(scores)
     low = (1 << INDEX_BITS) - 1
     packed = scores.view(torch.int32).bitwise_and_(~low).bitwise_or_(pairs.slot.int()[:, None])
     slot = pairs.largest(packed).bitwise_and_(low)
-    shape = (len(tiles.x), -1)
-    return slot.reshape(shape).long(), mu.reshape(shape)
+    tile = torch.arange(len(slot), device=slot.device)[:, None]
+    return surface_numbers(tile, slot.long(), tiles, forms.counts.slots).flatten(), mu.flatten()
 
 
 def hidden(forms: Forms, tiles: Tiles, mu: Tensor) -> Tensor:
-    """(B, P) bool: whether something is in front of points at these homogeneous pixels.
+    """(N,) bool: whether something is in front of points at these homogeneous pixels, N in all tiles.
 
     `mu` (B, T, n) is the points' inverse depth times w. The enclosure hides nothing, for everything is within it.
     """
     assert tiles.w is not None
     pairs = pairs_of(_may_hide(forms, tiles.box(), (mu / tiles.w).amin(-1)))
     best = pairs.largest(_scores(forms, tiles, pairs, mu))
-    return (best > (mu * (1 + SAME)).flatten(0, 1)).reshape(len(mu), -1)
+    return (best > (mu * (1 + SAME)).flatten(0, 1)).flatten()
 
 
 def _bounds(forms: Forms, box: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -163,63 +165,85 @@ def _scores(forms: Forms, tiles: Tiles, pairs: Pairs, mu: Tensor | None = None) 
 
     With the points' `mu` (B, T, n) (times w), a relief gives twice that where it hides the point.
     """
-    width = tiles.x.shape[1]
-    x, y = (v.flatten(0, 1).index_select(0, pairs.tile) for v in (tiles.x, tiles.y))
-    w = None if tiles.w is None else tiles.w.flatten(0, 1).index_select(0, pairs.tile)
-    which = torch.div(pairs.tile, width, rounding_mode="floor") * forms.counts.slots + pairs.slot
-    rows = forms.table.flatten(0, 1).index_select(0, which)[..., None]
-    a, b, c = (_linear(rows[:, 3 * k : 3 * k + 3], x, y, w) for k in range(3))
-    cut = forms.counts.cutout_slots
-    panels = ((pairs.slot >= cut.start) & (pairs.slot < cut.stop)).nonzero()[:, 0] if forms.alpha is not None else None
-    if panels is not None and forms.alpha is not None:
-        outline = forms.alpha.margin(which[panels], *(v.index_select(0, panels) for v in (a, b, c)))
-    # Inside a rectangle |a|, |b| <= c, inside a round a^2 + b^2 <= c^2: c^2 - max(a^2, b^2) - round min(a^2, b^2) >= 0.
-    a, b = a.mul_(a), b.mul_(b)
-    margin = torch.maximum(a, b).addcmul_(torch.minimum(a, b), rows[:, 9]).neg_().addcmul_(c, c)
-    distance = (c * rows[:, 10]).addcmul_(margin.clamp_min(0).sqrt_(), rows[:, 11])
-    scores = torch.minimum(torch.minimum(distance, margin.mul_(STEEP)), c.mul_(STEEP))
-    if panels is not None:
-        scores.index_copy_(0, panels, torch.minimum(scores.index_select(0, panels), outline))
-    if forms.counts.reliefs:
-        chosen = (pairs.slot == forms.counts.slots - 1).nonzero()[:, 0]
-        scene = torch.div(pairs.tile[chosen], width, rounding_mode="floor")
-        places = (x[chosen], y[chosen], None if w is None else w[chosen])
-        if mu is None:
-            scores.index_copy_(0, chosen, _relief_mu(forms, scene, places))
-        else:
-            own = mu.flatten(0, 1).index_select(0, pairs.tile[chosen])
-            scores.index_copy_(0, chosen, _relief_hides(forms, scene, places, own) * (2 * own))
+    counts, total = forms.counts, len(pairs.tile)
+    which = surface_numbers(pairs.tile, pairs.slot, tiles, counts.slots)
+    scores = tiles.x.new_empty(total, tiles.x.shape[-1])
+    step = total if scores.is_cuda else CHUNK // scores.shape[1]
+    for start in range(0, total, max(1, step)):
+        part = slice(start, start + step)
+        a, b, c = _values(forms, which[part], tiles, pairs.tile[part])
+        margin = torch.sub(c, torch.maximum(a.abs_(), b.abs_(), out=a), out=a).mul_(STEEP)
+        torch.minimum(margin, c, out=scores[part])
+
+    def of(kind: slice) -> Tensor:
+        return ((pairs.slot >= kind.start) & (pairs.slot < kind.stop)).nonzero()[:, 0]
+
+    if counts.rounds:
+        chosen = of(counts.round_slots)
+        scores.index_copy_(0, chosen, _round_mu(forms, which[chosen], tiles, pairs.tile[chosen]))
+    if forms.alpha is not None:
+        chosen = of(counts.cutout_slots)
+        outline = forms.alpha.margin(which[chosen], *_values(forms, which[chosen], tiles, pairs.tile[chosen]))
+        scores.index_copy_(0, chosen, scores.index_select(0, chosen).minimum(outline))
+    if counts.reliefs:
+        chosen = of(slice(counts.slots - 1, counts.slots))
+        scores.index_copy_(0, chosen, _relief_scores(forms, tiles, pairs.tile[chosen], mu))
     return scores
 
 
-def _linear(rows: Tensor, x: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
-    """(M, n): forms (M, 3, 1) at homogeneous pixels (M, n)."""
-    if w is None:
-        return torch.addcmul(rows[:, 2], rows[:, 0], x).addcmul_(rows[:, 1], y)
-    return (rows[:, 2] * w).addcmul_(rows[:, 0], x).addcmul_(rows[:, 1], y)
+def surface_numbers(tile: Tensor, slot: Tensor, tiles: Tiles, slots: int) -> Tensor:
+    """Numbers of surfaces (M,) over the whole batch, of those `slot` (M,) that belong to the scenes of tiles (M,)."""
+    return torch.div(tile, tiles.x.shape[1], rounding_mode="floor") * slots + slot
 
 
-def _relief_mu(forms: Forms, scene: Tensor, places: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+def _values(forms: Forms, which: Tensor, tiles: Tiles, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The forms a, b and c (M, n) of surfaces (M,) at the pixels of tiles (M,)."""
+    rows = forms.table.flatten(0, 1).index_select(0, which)[..., None]
+    return _linear(rows, 0, tiles, tile), _linear(rows, 3, tiles, tile), _linear(rows, 6, tiles, tile)
+
+
+def _linear(rows: Tensor, first: int, tiles: Tiles, tile: Tensor) -> Tensor:
+    """(M, n): the form in the columns first, first + 1, first + 2 of rows (M, ..., 1) at the pixels of tiles (M,)."""
+    x, y = (v.flatten(0, 1).index_select(0, tile) for v in (tiles.x, tiles.y))
+    a, b, c = rows[:, first], rows[:, first + 1], rows[:, first + 2]
+    if tiles.w is None:
+        return torch.addcmul(c, a, x, out=x.new_empty(x.shape)).addcmul_(b, y)
+    return tiles.w.flatten(0, 1).index_select(0, tile).mul_(c).addcmul_(a, x).addcmul_(b, y)
+
+
+def _round_mu(forms: Forms, which: Tensor, tiles: Tiles, tile: Tensor) -> Tensor:
+    """(M, n): mu of rounds; a difference of squares tells whether the ray meets them."""
+    a, b, c = _values(forms, which, tiles, tile)
+    near, bulge = (v.flatten().index_select(0, which)[:, None] for v in (forms.near, forms.bulge))
+    D = (c * c).addcmul_(a, a, value=-1).addcmul_(b, b, value=-1)
+    mu = (near * c).addcmul_(bulge, D.clamp_min(0).sqrt_())
+    return mu.minimum(D.mul_(STEEP * STEEP)).minimum(c.mul_(STEEP))
+
+
+def _relief_scores(forms: Forms, tiles: Tiles, tile: Tensor, mu: Tensor | None) -> Tensor:
+    """(M, n): mu of the relief at the pixels of tiles (M,), or twice a point's `mu` where it is hidden, else 0."""
+    scene = torch.div(tile, tiles.x.shape[1], rounding_mode="floor")
+    relief, waves = forms.relief[scene][..., None], forms.waves[scene]
+    across, u, v = (_linear(relief, first, tiles, tile) for first in (0, 3, 6))
+    if mu is None:
+        return _relief_mu(relief, waves, across, u, v)
+    own = mu.flatten(0, 1).index_select(0, tile)
+    # Points beyond the only crossing of their ray are those on the far side.
+    height, _, _ = relief_height(waves, relief[:, 12], u / own + relief[:, 10], v / own + relief[:, 11])
+    return (across > (relief[:, 9] + height) * (1 + 2 * SAME) * own) * (2 * own)
+
+
+def _relief_mu(relief: Tensor, waves: Tensor, across: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Newton's method for the depth; heights are so gentle that every ray crosses them once (see scene3d_layouts)."""
-    relief = forms.relief[scene][..., None]
-    across, u, v = (_linear(relief[:, 3 * k : 3 * k + 3], *places) for k in range(3))
     away = across <= 0
     slope = torch.where(away, 1.0, across)
-    distance, waves = relief[:, 9], forms.waves[scene]
+    distance = relief[:, 9]
     depth = distance / slope
     for _ in range(NEWTON_STEPS):
         height, by_u, by_v = relief_height(waves, relief[:, 12], u * depth + relief[:, 10], v * depth + relief[:, 11])
         rise = (across - by_u * u - by_v * v).maximum(0.1 * slope)
         depth = depth - (across * depth - distance - height) / rise
     return torch.where(away, -1.0, 1 / depth)
-
-
-def _relief_hides(forms: Forms, scene: Tensor, places: tuple[Tensor, Tensor, Tensor | None], mu: Tensor) -> Tensor:
-    """Points beyond the only crossing of their ray: those on the far side of the relief."""
-    relief = forms.relief[scene][..., None]
-    across, u, v = (_linear(relief[:, 3 * k : 3 * k + 3], *places) / mu for k in range(3))
-    height, _, _ = relief_height(forms.waves[scene], relief[:, 12], u + relief[:, 10], v + relief[:, 11])
-    return across > (relief[:, 9] + height) * (1 + 2 * SAME)
 
 
 def relief_height(waves: Tensor, fading: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,9 @@ Pixels are held in the order of their tiles (scene3d_raycast) until the pictures
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,22 +18,21 @@ from flowkit.geometry.grids import inside
 from flowkit.synth.cameras import inverse_intrinsics
 from flowkit.synth.photos import PhotoStore
 from flowkit.synth.scene3d import Scenes3D
-from flowkit.synth.scene3d_raycast import Tiles, hidden, nearest, tiled, untiled
+from flowkit.synth.scene3d_raycast import CHUNK, Tiles, hidden, nearest, tiled, untiled
 from flowkit.synth.scene3d_surfaces import Forms, Objects, forms_of, slots_of
 from flowkit.synth.scene3d_textures import (
     PACKED,
+    SHADING,
     Atlas,
     atlas_of,
     coat_of,
     colours,
-    lay_cutouts,
-    look_up,
     mean_colours,
 )
 from flowkit.types import Size
 
 MADE = {"family": "scene3d"}
-TOGETHER = 4
+TOGETHER = 8
 """How many scenes are in work at once where there is no GPU: more do not fit into the caches."""
 FARTHEST = 4.0
 """A flow that is longer than so many picture diagonals counts as unknown."""
@@ -118,7 +119,7 @@ def views_of(scenes: Scenes3D, photos: PhotoStore) -> tuple[View, View]:
         links = torch.cat([M, m, scenes.moving[..., None].double()], -1)
         links = links.gather(1, slots.object[..., None].expand(-1, -1, links.shape[-1]))
         # mu is linear in the pixel on flat surfaces; elsewhere the texture's scale is chosen as if it faced the camera.
-        slopes = forms.table[..., 6:8] * (forms.table[..., 9:10] == 0)
+        slopes = forms.table[..., 6:8] * forms.flat[:, None]
         return View(forms, coat_of(slots, slopes, counts, scenes.skins, K, means, links), finest)
 
     return (
@@ -137,71 +138,97 @@ def _cutout_levels(scenes: Scenes3D, atlas: Atlas) -> Tensor:
 
 def _see(view: View, other: View, scenes: Scenes3D, photos: PhotoStore) -> Sight:
     """What the camera of `view` sees, and where that is in the other picture."""
-    size = scenes.size
-    tiles = Tiles.of_picture(len(scenes.K0), size, view.coat.device)
-    slot, mu = nearest(view.forms, tiles)
-    columns = look_up(view.coat, slot)
-    x, y = tiles.x.flatten(1), tiles.y.flatten(1)
-    rgb = _shaded(view, columns, x, y, mu, photos)
+    size, count = scenes.size, len(scenes)
+    tiles = Tiles.of_picture(count, size, view.coat.device)
+    surface, mu = nearest(view.forms, tiles)
+    x, y = tiles.x.flatten(), tiles.y.flatten()
+    rgb = _shaded(view, surface, x, y, mu, photos)
     if scenes.antialias:
-        rgb = _smoothed(rgb, slot, view, tiles, photos, size)
-    c = columns.unbind(0)
-    there = [
-        torch.addcmul(c[19 + 3 * i], c[17 + 3 * i], x).addcmul_(c[18 + 3 * i], y).addcmul_(c[26 + i], mu)
-        for i in range(3)
-    ]
-    front = there[2] > 1e-3
-    w = torch.where(front, there[2], 1.0)
-    points = torch.stack([there[0] / w, there[1] / w], 1)
-    flow = points - torch.stack([x, y], 1)
-    valid = front & (flow.abs().amax(1) < FARTHEST * (size[0] ** 2 + size[1] ** 2) ** 0.5)
-    seen = valid & inside(points.transpose(1, 2), size)
-    # Points that are not in the picture are occluded anyway; brought to its rim, they do not widen their tile.
-    limit = torch.tensor([size[1], size[0]], device=w.device)[:, None]
-    near = points.clamp_min(-0.5).minimum(limit - 0.5)
-    places = Tiles(*(v.reshape(tiles.x.shape) for v in (near[:, 0] * w, near[:, 1] * w, w)))
-    seen &= ~hidden(other.forms, places, mu.reshape(tiles.x.shape))
+        rgb = _smoothed(rgb, surface, view, tiles, photos, size)
+    flow, valid, inner, moving, places = in_chunks(partial(_carried, view.coat, size), surface, x, y, mu)
+    seen = inner & ~hidden(other.forms, Tiles(*(v.reshape(tiles.x.shape) for v in places)), mu.reshape(tiles.x.shape))
+
+    def picture(values: Tensor) -> Tensor:
+        return untiled(values.unflatten(-1, (count, -1)), size)
+
     return Sight(
-        rgb=untiled(rgb.transpose(0, 1), size).mul_(1 / 255).clamp_(0, 1),
-        depth=untiled(1 / mu, size),
-        flow=untiled(flow * valid[:, None], size),
-        valid=untiled(valid, size),
-        occlusion=untiled(~seen, size),
-        moving=untiled(c[29] > 0.5, size),
+        rgb=picture(rgb).transpose(0, 1).mul(1 / 255).clamp_(0, 1),
+        depth=picture(1 / mu),
+        flow=picture(flow).transpose(0, 1).contiguous(),
+        valid=picture(valid),
+        occlusion=picture(~seen),
+        moving=picture(moving),
     )
 
 
-def _shaded(view: View, columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStore) -> Tensor:
-    rgb = colours(columns, x, y, mu, photos, view.finest)
-    if view.forms.alpha is not None:
-        lay_cutouts(rgb, columns, x, y, mu, view.forms.alpha, view.forms.counts.cutout_slots.start)
-    return rgb
+def _carried(coat: Tensor, size: Size, surface: Tensor, x: Tensor, y: Tensor, mu: Tensor) -> tuple[Tensor, ...]:
+    """Where the hits of pixels (x, y) (N,) with surfaces (N,) at mu (N,) are in the other picture.
 
-
-def _smoothed(rgb: Tensor, slot: Tensor, view: View, tiles: Tiles, photos: PhotoStore, size: Size) -> Tensor:
-    """The colours (3, B, P) with those of pixels at the borders of surfaces (B, P) averaged over four rays.
-
-    The border pixels are packed to the front of a list of fixed length, in the order of their tiles.
+    Flow (2, N), 0 where it is not valid; valid, within the picture, moving (N,) bool; homogeneous pixels (3, N). Those that
+    are not within the picture are brought to its rim: they are occluded anyway, and shall not widen their tile.
     """
-    count, total = slot.shape
-    n = tiles.x.shape[2]
-    room = max(1, int(BORDERS * total) * 4 // n) * n // 4
-    border = _borders(slot, size)
+    c = coat[SHADING:].index_select(1, surface).unbind(0)
+    there = [
+        torch.addcmul(c[3 * i + 2], c[3 * i], x).addcmul_(c[3 * i + 1], y).addcmul_(c[9 + i], mu) for i in range(3)
+    ]
+    front = there[2] > 1e-3
+    w = torch.where(front, there[2], torch.ones_like(mu))
+    points = torch.stack([there[0] / w, there[1] / w])
+    flow = points - torch.stack([x, y])
+    valid = front & (flow.abs().amax(0) < FARTHEST * (size[0] ** 2 + size[1] ** 2) ** 0.5)
+    places = [points[0].clamp(-0.5, size[1] - 0.5).mul_(w), points[1].clamp(-0.5, size[0] - 0.5).mul_(w), w]
+    return flow * valid, valid, valid & inside(points.t(), size), c[12] > 0.5, torch.stack(places)
+
+
+def in_chunks(work: Callable[..., tuple[Tensor, ...]], *pixels: Tensor) -> tuple[Tensor, ...]:
+    """What `work` makes of tensors (N,), piece by piece where there is no GPU, so that the pieces stay in the cache."""
+    step = max(1, len(pixels[0]) if pixels[0].is_cuda else CHUNK // 2)
+    parts = [work(*(v[start : start + step] for v in pixels)) for start in range(0, len(pixels[0]), step)]
+    return tuple(torch.cat(part, -1) for part in zip(*parts, strict=True))
+
+
+def _shaded(view: View, surface: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStore) -> Tensor:
+    """(3, N) colours in 0..255 of pixels (N,)."""
+
+    def work(surface: Tensor, x: Tensor, y: Tensor, mu: Tensor) -> tuple[Tensor]:
+        return (colours(view.coat, surface, x, y, mu, photos, view.forms.alpha, view.finest),)
+
+    return in_chunks(work, surface, x, y, mu)[0]
+
+
+def _smoothed(rgb: Tensor, surface: Tensor, view: View, tiles: Tiles, photos: PhotoStore, size: Size) -> Tensor:
+    """The colours (3, N) with those of pixels at the borders of surfaces (N,) averaged over four rays.
+
+    The border pixels of every picture are packed to the front of a list, in the order of their tiles. On a GPU its length is
+    fixed, so that nothing waits for their number.
+    """
+    count, n, rays = len(tiles.x), tiles.x.shape[2], len(SUBPIXELS)
+    border = _borders(surface.unflatten(0, (count, -1)), size)
+    total = border.shape[1]
+    most = BORDERS * total
+    if not rgb.is_cuda:
+        most = min(most, int(border.sum(1).amax()))
+    room = max(1, -(-int(most) * rays // n)) * n // rays
     place = torch.where(border, border.cumsum(1) - 1, room).clamp_max_(room)
-    listed = torch.full((count, room + 1), total, device=slot.device)
-    listed.scatter_(1, place, torch.arange(total, device=slot.device).expand(count, -1))
+    listed = torch.full((count, room + 1), total, device=rgb.device)
+    listed.scatter_(1, place, torch.arange(total, device=rgb.device).expand(count, -1))
     chosen = listed[:, :room]
     where = chosen.clamp_max(total - 1)
-    offsets = torch.tensor(SUBPIXELS, device=slot.device)
+    offsets = torch.tensor(SUBPIXELS, device=rgb.device)
     x, y = (
         (v.flatten(1).gather(1, where)[..., None] + offsets[:, i]).reshape(count, -1, n)
         for i, v in enumerate((tiles.x, tiles.y))
     )
     winner, mu = nearest(view.forms, Tiles(x, y))
-    shades = _shaded(view, look_up(view.coat, winner), x.flatten(1), y.flatten(1), mu, photos)
-    mixed = shades.unflatten(2, (room, len(SUBPIXELS))).mean(-1)
-    padded = torch.cat([rgb, rgb[:, :, :1]], 2)
-    return padded.scatter_(2, chosen.expand(3, -1, -1), mixed)[:, :, :total]
+    # Rays that see what their pixel's centre sees have its colour; only the others are looked up.
+    centre = (where + torch.arange(count, device=rgb.device)[:, None] * total).flatten().repeat_interleave(rays)
+    shades = rgb.index_select(1, centre)
+    differs = (winner != surface.index_select(0, centre)).nonzero()[:, 0]
+    rest = [v.flatten().index_select(0, differs) for v in (winner, x, y, mu)]
+    shades.index_copy_(1, differs, _shaded(view, rest[0], rest[1], rest[2], rest[3], photos))
+    mixed = shades.reshape(3, count, room, rays).mean(-1)
+    padded = torch.cat([rgb.unflatten(1, (count, total)), rgb.new_empty(3, count, 1)], 2)
+    return padded.scatter_(2, chosen.expand(3, -1, -1), mixed)[:, :, :total].flatten(1)
 
 
 def _borders(slot: Tensor, size: Size) -> Tensor:

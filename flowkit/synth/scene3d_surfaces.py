@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from flowkit.synth.cameras import inverse_intrinsics
 
 ENCLOSURE_FACES = 6
-WAVES = 4
+WAVES = 3
 """How many sine waves a relief is made of."""
 HEIGHTS = 0.7
 """A relief stays this share of the way from the camera to its plane away from the camera."""
@@ -61,6 +61,12 @@ class Counts:
     def cutout_slots(self) -> slice:
         """Where the cutouts are among the surfaces."""
         return slice(self.bounded - self.cutouts, self.bounded)
+
+    @property
+    def round_slots(self) -> slice:
+        """Where the rounds are among the surfaces."""
+        start = self.bounded + ENCLOSURE_FACES
+        return slice(start, start + self.rounds)
 
     @property
     def skins(self) -> int:
@@ -116,13 +122,12 @@ class Objects:
 class Forms:
     """What one camera sees of B scenes of S surfaces; float32, linear forms to be multiplied by pixels (x, y, 1).
 
-    `table` (B, S, 12): the forms a, b, c (9), then `round` (0 or 1), `near` and `bulge`. A ray meets a rectangle where |a|,
-    |b| <= c, a round where a^2 + b^2 <= c^2; mu = near c + bulge sqrt(c^2 - a^2 - b^2), with bulge = 0 and near = 1 for flat
-    surfaces. `edges` (B, S, 5, 4): c - a, c + a, c - b, c + b and c, each with the size of its terms as a fourth number.
-    `near` and `bulge` (B, S) again; `solid` and `within` (S,) bool: surfaces without holes whose mu is c; all but the
-    enclosure. `relief` (B, 13): the forms normal, first and second axis (9), distance, first and second origin, fading: a
-    point is normal.p / mu - distance behind the plane, axis.p / mu + origin is its place on it. `waves` as in Objects.
-    `alpha` has the outlines of the cutouts.
+    `table` (B, S, 9): the forms a, b, c. A ray meets a rectangle where |a|, |b| <= c, with mu = c, and a round where D = c^2
+    - a^2 - b^2 >= 0, with mu = near c + bulge sqrt(D); `near` and `bulge` (B, S), 1 and 0 for flat surfaces. `edges` (B, S,
+    5, 4): c - a, c + a, c - b, c + b and c, each with the size of its terms as a fourth number. `flat`, `solid` and `within`
+    (S,) bool: surfaces whose mu is c; those of them that have no holes; all but the enclosure. `relief` (B, 13): the forms
+    normal, first and second axis (9), distance, first and second origin, fading: a point is normal.p / mu - distance behind
+    the plane, axis.p / mu + origin is its place on it. `waves` as in Objects. `alpha` has the outlines of the cutouts.
     """
 
     counts: Counts
@@ -132,6 +137,7 @@ class Forms:
     bulge: Tensor
     solid: Tensor
     within: Tensor
+    flat: Tensor
     relief: Tensor
     waves: Tensor
     alpha: Alpha | None
@@ -237,15 +243,14 @@ def forms_of(objects: Objects, slots: Slots, K: Tensor, alpha: Alpha | None = No
     flat = plane_rows(slots.centre[:, :m], slots.axes[:, :m])
     flat[:, n:, :2] = 0
     rounds, near, bulge = _round_rows(objects)
-    kinds = torch.zeros(3, count, counts.slots, dtype=torch.float64, device=device)
-    kinds[1] = 1
-    part = slice(m, m + counts.rounds)
-    kinds[0, :, part], kinds[1, :, part], kinds[2, :, part] = 1, near, bulge
+    kinds = torch.zeros(2, count, counts.slots, dtype=torch.float64, device=device)
+    kinds[0] = 1
+    kinds[:, :, counts.round_slots] = torch.stack([near, bulge])
     # A relief is tried everywhere where there is one: its c is always 1.
     always = torch.zeros(count, counts.reliefs, 3, 3, dtype=torch.float64, device=device)
     rows = torch.cat([torch.cat([flat, rounds], 1) @ inverse[:, None], always], 1)
     rows[:, counts.slots - counts.reliefs :, 2, 2] = torch.where(objects.fading > 0, 1.0, -1.0)[:, None].double()
-    kinds[1, :, counts.slots - counts.reliefs :] = UNBOUNDED
+    kinds[0, :, counts.slots - counts.reliefs :] = UNBOUNDED
     a, b, c = rows.unbind(2)
     edges = torch.stack([c - a, c + a, c - b, c + b, c], 2)
     size = torch.stack([a.abs() + c.abs()] * 2 + [b.abs() + c.abs()] * 2 + [c.abs()], 2) @ _reach(K)[:, None, :, None]
@@ -253,12 +258,13 @@ def forms_of(objects: Objects, slots: Slots, K: Tensor, alpha: Alpha | None = No
     cut = counts.cutout_slots
     return Forms(
         counts=counts,
-        table=torch.cat([rows.flatten(2), kinds.permute(1, 2, 0)], -1).float(),
+        table=rows.flatten(2).float(),
         edges=torch.cat([edges, size], -1).float(),
-        near=kinds[1].float(),
-        bulge=kinds[2].float(),
+        near=kinds[0].float(),
+        bulge=kinds[1].float(),
         solid=(number < m) & ~((number >= cut.start) & (number < cut.stop)),
         within=(number < n) | (number >= m),
+        flat=number < m,
         relief=_relief_forms(objects, inverse),
         waves=objects.waves.float(),
         alpha=alpha,

@@ -21,6 +21,8 @@ PACKED = 3
 """How many scales of a cut-out are kept, from the finest that is needed, each half the one before."""
 COLUMNS = 31
 """What is looked up for a pixel once its surface is known; see `coat_of`."""
+SHADING = 18
+"""How many of the columns, the first ones, its colour needs."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +96,8 @@ def coat_of(
     """(COLUMNS, B S) float32: what is looked up for a pixel once its surface is known, of one view.
 
     The columns: place.p / mu + origin are the texel coordinates u and v (6 + 2), the gradient of mu by pixel (2; `slopes`
-    (B, S, 2)), photo (1), gain (3), mean colour (3; `means` (B, F, 3)), the map into the other picture p1 = M p + m mu (9 + 3)
-    and whether the surface moves (1; `links` (B, S, 13)), the number of the cutout or -1 (1).
+    (B, S, 2)), photo (1), gain (3), mean colour (3; `means` (B, F, 3)), whether it is a cutout (1); then the map into
+    the other picture p1 = M p + m mu (9 + 3) and whether the surface moves (1; `links` (B, S, 13)).
     """
     inverse = inverse_intrinsics(K)
     axes = normalize(slots.axes, dim=-1)
@@ -105,8 +107,8 @@ def coat_of(
     scale[:, cut] = CUTOUT / 2 / slots.axes[:, cut].norm(dim=-1)
     place = scale[..., None] * axes
     origin = _pick(skins.offset, pick) - scale * (axes @ slots.centre[..., None])[..., 0]
-    numbers = torch.full((*pick.shape, 1), -1.0, dtype=torch.float64, device=K.device)
-    numbers[:, cut, 0] = torch.arange(counts.cutouts, dtype=torch.float64, device=K.device)
+    cutout = torch.zeros(*pick.shape, 1, dtype=torch.float64, device=K.device)
+    cutout[:, cut] = 1
     columns = [
         (place @ inverse[:, None]).flatten(2),
         origin,
@@ -114,8 +116,8 @@ def coat_of(
         skins.photo.gather(1, pick)[..., None].double(),
         _pick(skins.gain, pick),
         _pick(means, pick).double(),
+        cutout,
         links,
-        numbers,
     ]
     return torch.cat(columns, -1).flatten(0, 1).t().float().contiguous()
 
@@ -130,14 +132,18 @@ def mean_colours(photos: PhotoStore, photo: Tensor) -> Tensor:
     return small.flatten(1, 2).float().mean(1).reshape(*photo.shape, 3)
 
 
-def look_up(coat: Tensor, slot: Tensor) -> Tensor:
-    """(COLUMNS, B, P): the columns of each pixel's surface (B, P)."""
-    first = torch.arange(len(slot), device=slot.device)[:, None] * (coat.shape[1] // len(slot))
-    return coat.index_select(1, (slot + first).flatten()).unflatten(1, slot.shape)
-
-
-def colours(columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStore, finest: int) -> Tensor:
-    """(3, B, P) float32 in 0..255 of pixels (x, y) (B, P) with these columns and mu (B, P), from photos at scales >= finest."""
+def colours(
+    coat: Tensor,
+    surface: Tensor,
+    x: Tensor,
+    y: Tensor,
+    mu: Tensor,
+    photos: PhotoStore,
+    alpha: Alpha | None,
+    finest: int,
+) -> Tensor:
+    """(3, N) float32 in 0..255 of pixels (x, y) (N,) that see `surface` (N,) at mu (N,), from photos at scales >= finest."""
+    columns = coat[:SHADING].index_select(1, surface)
     c = columns.unbind(0)
     depth = 1 / mu
     u = torch.addcmul(c[2], c[0], x).addcmul_(c[1], y).mul_(depth)
@@ -146,7 +152,10 @@ def colours(columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStor
     du = _length(torch.addcmul(c[0], u, c[8], value=-1), torch.addcmul(c[1], u, c[9], value=-1))
     dv = _length(torch.addcmul(c[3], v, c[8], value=-1), torch.addcmul(c[4], v, c[9], value=-1))
     footprint = du.add_(dv).mul_(depth).mul_(0.5).clamp_min_(1e-6)
-    rgb = _photo_colours(photos, c[10].long(), u.add_(c[6]), v.add_(c[7]), footprint, columns[14:17], finest)
+    u, v = u.add_(c[6]), v.add_(c[7])
+    rgb = _photo_colours(photos, c[10].long(), u, v, footprint, columns[14:17], finest)
+    if alpha is not None:
+        _lay_cutouts(rgb, (c[17] > 0).nonzero()[:, 0], surface, u, v, alpha)
     return rgb.mul_(columns[11:14])
 
 
@@ -178,13 +187,13 @@ def _mirrored(u: Tensor, length: int) -> Tensor:
 
 
 def _bilinear(level: Tensor, photo: Tensor, u: Tensor, v: Tensor, halvings: int) -> Tensor:
-    """(3, B, P) float32 in 0..255 at places (u, v) (B, P), in texels of level 0, of photos (B, P) at one scale (N, H, W, 3)."""
+    """(3, N) float32 in 0..255 at places (u, v) (N,), in texels of level 0, of photos (N,) at one scale (N, H, W, 3)."""
     count, height, width, _ = level.shape
     scale = 0.5**halvings
     u, v = ((p + 0.5).mul_(scale).sub_(0.5).clamp_(0, n - 1) for p, n in ((u, width), (v, height)))
     left, top = u.int().clamp_max_(width - 2), v.int().clamp_max_(height - 2)
-    across, down = (u - left).flatten(), (v - top).flatten()
-    index = ((photo * height + top) * width + left).flatten()
+    across, down = u - left, v - top
+    index = (photo * height + top) * width + left
     # Two neighbours in a row lie side by side: rows of six bytes that overlap.
     rows = level.as_strided((count * height * width - 1, 6), (3, 1))
     above, below = (
@@ -192,28 +201,22 @@ def _bilinear(level: Tensor, photo: Tensor, u: Tensor, v: Tensor, halvings: int)
         for step in (0, width)
     )
     both = torch.lerp(above, below, down)
-    return torch.lerp(both[:3], both[3:], across).unflatten(1, photo.shape)
+    return torch.lerp(both[:3], both[3:], across)
 
 
-def lay_cutouts(rgb: Tensor, columns: Tensor, x: Tensor, y: Tensor, mu: Tensor, alpha: Alpha, first: int) -> None:
-    """Replace the colours (3, B, P) in 0..255 of the pixels that see a cutout; `first` is the first cutout's surface."""
-    scene, pixel = (columns[30] >= 0).nonzero().unbind(1)
-    c = columns[:, scene, pixel].unbind(0)
-    px, py, depth = x[scene, pixel], y[scene, pixel], 1 / mu[scene, pixel]
-    slot = c[30].long() + first
-    base, side = alpha.base[scene, slot], alpha.side[scene, slot]
+def _lay_cutouts(rgb: Tensor, chosen: Tensor, surface: Tensor, u: Tensor, v: Tensor, alpha: Alpha) -> None:
+    """Replace the colours (3, N) in 0..255 of the `chosen` pixels, which see cutouts at (u, v) (N,) in +-CUTOUT / 2."""
+    which = surface.index_select(0, chosen)
+    base, side = alpha.base.flatten()[which], alpha.side.flatten()[which]
     ratio = side / CUTOUT
-    u = (c[0] * px + c[1] * py + c[2]) * depth + c[6] + CUTOUT / 2
-    v = (c[3] * px + c[4] * py + c[5]) * depth + c[7] + CUTOUT / 2
-    u, v = ((p * ratio - 0.5).clamp_min(0).minimum(side - 1) for p in (u, v))
-    left, top = u.long().minimum(side - 2), v.long().minimum(side - 2)
+    x, y = (((p.index_select(0, chosen) + CUTOUT / 2) * ratio - 0.5).clamp_min(0).minimum(side - 1) for p in (u, v))
+    left, top = x.long().minimum(side - 2), y.long().minimum(side - 2)
     index = base + top * side + left
-    across, down = (u - left)[:, None], (v - top)[:, None]
+    across, down = (x - left)[:, None], (y - top)[:, None]
 
     def row(start: Tensor) -> Tensor:
         left, right = (alpha.texels.index_select(0, start + step).float() for step in (0, 1))
         return torch.lerp(left, right, across)
 
-    texel = torch.lerp(row(index), row(index + side), down)
-    light = torch.stack(c[11:14])
-    rgb[:, scene, pixel] = texel.t()[:3] * (255 / texel[:, 3].clamp_min(64)) * light
+    texel = torch.lerp(row(index), row(index + side), down).t()
+    rgb.index_copy_(1, chosen, texel[:3] * (255 / texel[3].clamp_min(64)))
