@@ -50,8 +50,8 @@ def _normed(conv: nn.Module, norm: nn.Module, x: Tensor, relu: bool = True) -> T
         y = _folded(conv, norm, x)
     else:
         y = conv(x)
-        if isinstance(norm, InstanceNorm) and y.dtype == torch.float32 and y.shape[-2:].numel() > 1:
-            return normalise_(y.contiguous(memory_format=torch.channels_last), relu)
+        if isinstance(norm, InstanceNorm) and y.dtype != torch.float64 and y.shape[-2:].numel() > 1:
+            return normalise_(y.float().contiguous(memory_format=torch.channels_last), relu)
         y = norm(y)
     return F.relu_(y) if relu else y
 
