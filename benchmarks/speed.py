@@ -55,6 +55,8 @@ def dense(repeats: int) -> dict[str, dict[str, float]]:
             "dis fine": lambda: flowkit.flow(a, b),
             "dis fine, both directions": lambda: flowkit.flow(a, b, bidirectional=True),
             "dis fine --init matches": lambda: flowkit.flow(a, b, init="matches"),
+            "raft-xfeat": lambda: flowkit.flow(a, b, model="raft-xfeat"),
+            "raft-xfeat, bf16": lambda: flowkit.flow(a, b, model="raft-xfeat", precision="bf16"),
             "peer: OpenCV Farneback": farneback,
         },
         repeats,
