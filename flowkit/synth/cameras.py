@@ -18,6 +18,8 @@ MOTIONS = ("forward", "handheld", "orbit", "rotation", "lateral")
 """The ways a camera moves, by the number that `Motion.kind` holds."""
 LADDER = 24
 """How many scales of a motion are tried at once."""
+BLOCK = 1 << 14
+"""How many random numbers are drawn at once."""
 STEP = 2**-0.5
 """Ratio of one tried scale to the one before; 24 of them span a factor of 3 000."""
 BEHIND = 1e6
@@ -32,15 +34,25 @@ class Random:
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
         self.device = generator.device
+        self._pool = torch.empty(0)
+
+    def unit(self, *shape: int) -> Tensor:
+        """`shape` numbers, uniform in [0, 1); drawn in blocks, so that a GPU has fewer kernels to start."""
+        count = math.prod(shape)
+        if count > len(self._pool):
+            self._pool = torch.rand(
+                max(count, BLOCK), generator=self.generator, device=self.device, dtype=torch.float64
+            )
+        drawn, self._pool = self._pool[:count], self._pool[count:]
+        return drawn.reshape(shape)
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """`shape` numbers, uniform in [low, high)."""
-        values = torch.rand(shape, generator=self.generator, device=self.device, dtype=torch.float64)
-        return values * (high - low) + low
+        return torch.mul(self.unit(*shape), high - low).add_(low)
 
     def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
         """`shape` numbers whose logarithm is uniform between those of low and high."""
-        return self.uniform(math.log(low), math.log(high), *shape).exp()
+        return self.uniform(math.log(low), math.log(high), *shape).exp_()
 
     def normal(self, sigma: float, *shape: int) -> Tensor:
         """`shape` numbers, Gaussian about 0."""
@@ -48,7 +60,7 @@ class Random:
 
     def chance(self, probability: float, *shape: int) -> Tensor:
         """`shape` bools, True with this probability."""
-        return self.uniform(0, 1, *shape) < probability
+        return self.unit(*shape) < probability
 
     def sign(self, *shape: int) -> Tensor:
         """`shape` numbers, -1 or 1."""
@@ -61,9 +73,7 @@ class Random:
     def choice(self, weights: tuple[float, ...], *shape: int) -> Tensor:
         """`shape` int64 numbers, k with a probability proportional to weights[k]."""
         bounds = torch.tensor(weights, dtype=torch.float64, device=self.device).cumsum(0)
-        return torch.searchsorted(bounds, self.uniform(0, 1, *shape) * bounds[-1], right=True).clamp_max(
-            len(weights) - 1
-        )
+        return torch.searchsorted(bounds, self.unit(*shape) * bounds[-1], right=True).clamp_max(len(weights) - 1)
 
     def direction(self, *shape: int) -> Tensor:
         """(*shape, 3): unit vectors, uniform on the sphere."""

@@ -90,6 +90,8 @@ class Pairs:
     def largest(self, scores: Tensor) -> Tensor:
         """(B T, n): the largest of the scores (M, n) of each tile; 0 for a tile without pairs."""
         best = torch.zeros(len(self.order), scores.shape[1], dtype=scores.dtype, device=scores.device)
+        if scores.is_cuda:  # one kernel instead of many small ones
+            return best.scatter_reduce_(0, self.tile[:, None].expand_as(scores), scores, "amax")
         start = 0
         for length in self.lengths:
             torch.maximum(best[:length], scores[start : start + length], out=best[:length])
@@ -165,13 +167,13 @@ def _scores(forms: Forms, tiles: Tiles, pairs: Pairs, mu: Tensor | None = None) 
 
     With the points' `mu` (B, T, n) (times w), a relief gives twice that where it hides the point.
     """
-    counts, total = forms.counts, len(pairs.tile)
+    counts, total, table = forms.counts, len(pairs.tile), forms.table.flatten(0, 1)
     which = surface_numbers(pairs.tile, pairs.slot, tiles, counts.slots)
     scores = tiles.x.new_empty(total, tiles.x.shape[-1])
     step = total if scores.is_cuda else CHUNK // scores.shape[1]
     for start in range(0, total, max(1, step)):
         part = slice(start, start + step)
-        a, b, c = _values(forms, which[part], tiles, pairs.tile[part])
+        a, b, c = _values(table, which[part], tiles, pairs.tile[part])
         margin = torch.sub(c, torch.maximum(a.abs_(), b.abs_(), out=a), out=a).mul_(STEEP)
         torch.minimum(margin, c, out=scores[part])
 
@@ -183,7 +185,7 @@ def _scores(forms: Forms, tiles: Tiles, pairs: Pairs, mu: Tensor | None = None) 
         scores.index_copy_(0, chosen, _round_mu(forms, which[chosen], tiles, pairs.tile[chosen]))
     if forms.alpha is not None:
         chosen = of(counts.cutout_slots)
-        outline = forms.alpha.margin(which[chosen], *_values(forms, which[chosen], tiles, pairs.tile[chosen]))
+        outline = forms.alpha.margin(which[chosen], *_values(table, which[chosen], tiles, pairs.tile[chosen]))
         scores.index_copy_(0, chosen, scores.index_select(0, chosen).minimum(outline))
     if counts.reliefs:
         chosen = of(slice(counts.slots - 1, counts.slots))
@@ -196,24 +198,21 @@ def surface_numbers(tile: Tensor, slot: Tensor, tiles: Tiles, slots: int) -> Ten
     return torch.div(tile, tiles.x.shape[1], rounding_mode="floor") * slots + slot
 
 
-def _values(forms: Forms, which: Tensor, tiles: Tiles, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The forms a, b and c (M, n) of surfaces (M,) at the pixels of tiles (M,)."""
-    rows = forms.table.flatten(0, 1).index_select(0, which)[..., None]
-    return _linear(rows, 0, tiles, tile), _linear(rows, 3, tiles, tile), _linear(rows, 6, tiles, tile)
-
-
-def _linear(rows: Tensor, first: int, tiles: Tiles, tile: Tensor) -> Tensor:
-    """(M, n): the form in the columns first, first + 1, first + 2 of rows (M, ..., 1) at the pixels of tiles (M,)."""
+def _values(table: Tensor, which: Tensor, tiles: Tiles, tile: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(M, n): the three forms in the first columns of rows `which` (M,) of a table, at the pixels of tiles (M,)."""
+    rows = table.index_select(0, which)[:, :9, None].unbind(1)
     x, y = (v.flatten(0, 1).index_select(0, tile) for v in (tiles.x, tiles.y))
-    a, b, c = rows[:, first], rows[:, first + 1], rows[:, first + 2]
     if tiles.w is None:
-        return torch.addcmul(c, a, x, out=x.new_empty(x.shape)).addcmul_(b, y)
-    return tiles.w.flatten(0, 1).index_select(0, tile).mul_(c).addcmul_(a, x).addcmul_(b, y)
+        first = [torch.addcmul(rows[k + 2], rows[k], x) for k in (0, 3, 6)]
+    else:
+        w = tiles.w.flatten(0, 1).index_select(0, tile)
+        first = [(rows[k + 2] * w).addcmul_(rows[k], x) for k in (0, 3, 6)]
+    return first[0].addcmul_(rows[1], y), first[1].addcmul_(rows[4], y), first[2].addcmul_(rows[7], y)
 
 
 def _round_mu(forms: Forms, which: Tensor, tiles: Tiles, tile: Tensor) -> Tensor:
     """(M, n): mu of rounds; a difference of squares tells whether the ray meets them."""
-    a, b, c = _values(forms, which, tiles, tile)
+    a, b, c = _values(forms.table.flatten(0, 1), which, tiles, tile)
     near, bulge = (v.flatten().index_select(0, which)[:, None] for v in (forms.near, forms.bulge))
     D = (c * c).addcmul_(a, a, value=-1).addcmul_(b, b, value=-1)
     mu = (near * c).addcmul_(bulge, D.clamp_min(0).sqrt_())
@@ -224,7 +223,7 @@ def _relief_scores(forms: Forms, tiles: Tiles, tile: Tensor, mu: Tensor | None) 
     """(M, n): mu of the relief at the pixels of tiles (M,), or twice a point's `mu` where it is hidden, else 0."""
     scene = torch.div(tile, tiles.x.shape[1], rounding_mode="floor")
     relief, waves = forms.relief[scene][..., None], forms.waves[scene]
-    across, u, v = (_linear(relief, first, tiles, tile) for first in (0, 3, 6))
+    across, u, v = _values(forms.relief, scene, tiles, tile)
     if mu is None:
         return _relief_mu(relief, waves, across, u, v)
     own = mu.flatten(0, 1).index_select(0, tile)

@@ -19,7 +19,7 @@ from flowkit.synth.cameras import inverse_intrinsics
 from flowkit.synth.photos import PhotoStore
 from flowkit.synth.scene3d import Scenes3D
 from flowkit.synth.scene3d_raycast import CHUNK, Tiles, hidden, nearest, tiled, untiled
-from flowkit.synth.scene3d_surfaces import Forms, Objects, forms_of, slots_of
+from flowkit.synth.scene3d_surfaces import Forms, forms_of, slots_of
 from flowkit.synth.scene3d_textures import (
     PACKED,
     SHADING,
@@ -32,7 +32,7 @@ from flowkit.synth.scene3d_textures import (
 from flowkit.types import Size
 
 MADE = {"family": "scene3d"}
-TOGETHER = 8
+TOGETHER = 4
 """How many scenes are in work at once where there is no GPU: more do not fit into the caches."""
 FARTHEST = 4.0
 """A flow that is longer than so many picture diagonals counts as unknown."""
@@ -45,8 +45,10 @@ SMALL = 256
 
 
 @dataclass(frozen=True)
-class View:
-    """One camera's side of a batch of scenes: the surfaces, what is looked up for them, the finest scale of photos used."""
+class Views:
+    """What the cameras of B scenes see, the B first ones and then the B second ones as a batch of 2 B: the surfaces, what is
+    looked up for them, the finest scale of photos used.
+    """
 
     forms: Forms
     coat: Tensor
@@ -55,7 +57,7 @@ class View:
 
 @dataclass(frozen=True)
 class Sight:
-    """What one camera sees: `rgb` (B, 3, H, W), `depth` (B, H, W), `flow`, `valid`, `occlusion`, `moving` as in PairBatch."""
+    """What 2 B cameras see: `rgb` (2 B, 3, H, W), `depth` (2 B, H, W), `flow`, `valid`, `occlusion`, `moving` as in PairBatch."""
 
     rgb: Tensor
     depth: Tensor
@@ -74,58 +76,53 @@ def render_scenes3d(scenes: Scenes3D, photos: PhotoStore) -> PairBatch:
     if photos.device.type != "cuda" and len(scenes) > TOGETHER:
         parts = [scenes[k : k + TOGETHER] for k in range(0, len(scenes), TOGETHER)]
         return replace(concatenate(render_scenes3d(part, photos) for part in parts), made=MADE)
-    view0, view1 = views_of(scenes, photos)
-    first = _see(view0, view1, scenes, photos)
-    second = _see(view1, view0, scenes, photos)
+    sight = _see(views_of(scenes, photos), scenes, photos)
+    first, second = slice(None, len(scenes)), slice(len(scenes), None)
     E = skew(scenes.t) @ scenes.R
     F = inverse_intrinsics(scenes.K1).mT @ E @ inverse_intrinsics(scenes.K0)
     return PairBatch(
-        image0=first.rgb,
-        image1=second.rgb,
-        flow=first.flow,
-        valid=first.valid,
-        occlusion=first.occlusion,
-        backward=second.flow,
-        backward_valid=second.valid,
-        backward_occlusion=second.occlusion,
-        depth0=first.depth,
-        depth1=second.depth,
+        image0=sight.rgb[first],
+        image1=sight.rgb[second],
+        flow=sight.flow[first],
+        valid=sight.valid[first],
+        occlusion=sight.occlusion[first],
+        backward=sight.flow[second],
+        backward_valid=sight.valid[second],
+        backward_occlusion=sight.occlusion[second],
+        depth0=sight.depth[first],
+        depth1=sight.depth[second],
         K0=scenes.K0,
         K1=scenes.K1,
         R=scenes.R,
         t=scenes.t,
         E=E,
         F=F / F.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-300),
-        moving=first.moving,
+        moving=sight.moving[first],
         made=MADE,
     )
 
 
-def views_of(scenes: Scenes3D, photos: PhotoStore) -> tuple[View, View]:
+def views_of(scenes: Scenes3D, photos: PhotoStore) -> Views:
     """Both cameras' sides."""
     finest = min(len(photos.levels) - 1, int(max(scenes.size) <= SMALL))
-    atlas = atlas_of(photos, finest) if scenes.objects.counts.cutouts else None
-    level = _cutout_levels(scenes, atlas) if atlas is not None else None
     R, t = scenes.rotations, scenes.translations
-    back_t = -(R.mT @ t[..., None])[..., 0]
-    means = mean_colours(photos, scenes.skins.photo)
-
-    def view(objects: Objects, K: Tensor, other: Tensor, R: Tensor, t: Tensor) -> View:
-        counts, slots = objects.counts, slots_of(objects)
-        alpha = None if atlas is None or level is None else atlas.alpha(scenes.skins.cutout, level, counts)
-        forms = forms_of(objects, slots, K, alpha)
-        M = (other[:, None] @ R @ inverse_intrinsics(K)[:, None]).flatten(2)
-        m = (other[:, None] @ t[..., None])[..., 0]
-        links = torch.cat([M, m, scenes.moving[..., None].double()], -1)
-        links = links.gather(1, slots.object[..., None].expand(-1, -1, links.shape[-1]))
-        # mu is linear in the pixel on flat surfaces; elsewhere the texture's scale is chosen as if it faced the camera.
-        slopes = forms.table[..., 6:8] * forms.flat[:, None]
-        return View(forms, coat_of(slots, slopes, counts, scenes.skins, K, means, links), finest)
-
-    return (
-        view(scenes.objects, scenes.K0, scenes.K1, R, t),
-        view(scenes.objects.moved(R, t), scenes.K1, scenes.K0, R.mT, back_t),
-    )
+    back = -(R.mT @ t[..., None])[..., 0]
+    objects, skins = scenes.objects.joined(scenes.objects.moved(R, t)), scenes.skins.joined(scenes.skins)
+    K, other = torch.cat([scenes.K0, scenes.K1]), torch.cat([scenes.K1, scenes.K0])
+    counts, slots = objects.counts, slots_of(objects)
+    alpha = None
+    if counts.cutouts:
+        atlas = atlas_of(photos, finest)
+        alpha = atlas.alpha(skins.cutout, _cutout_levels(scenes, atlas).repeat(2, 1), counts)
+    forms = forms_of(objects, slots, K, alpha)
+    M = (other[:, None] @ torch.cat([R, R.mT]) @ inverse_intrinsics(K)[:, None]).flatten(2)
+    m = (other[:, None] @ torch.cat([t, back])[..., None])[..., 0]
+    links = torch.cat([M, m, scenes.moving[..., None].double().repeat(2, 1, 1)], -1)
+    links = links.gather(1, slots.object[..., None].expand(-1, -1, links.shape[-1]))
+    # mu is linear in the pixel on flat surfaces; elsewhere the texture's scale is chosen as if it faced the camera.
+    slopes = forms.table[..., 6:8] * forms.flat[:, None]
+    means = mean_colours(photos, scenes.skins.photo).repeat(2, 1, 1)
+    return Views(forms, coat_of(slots, slopes, counts, skins, K, means, links), finest)
 
 
 def _cutout_levels(scenes: Scenes3D, atlas: Atlas) -> Tensor:
@@ -136,20 +133,22 @@ def _cutout_levels(scenes: Scenes3D, atlas: Atlas) -> Tensor:
     return (atlas.sides[0] / pixels).log2().round().clamp(0, PACKED - 1).long()
 
 
-def _see(view: View, other: View, scenes: Scenes3D, photos: PhotoStore) -> Sight:
-    """What the camera of `view` sees, and where that is in the other picture."""
+def _see(views: Views, scenes: Scenes3D, photos: PhotoStore) -> Sight:
+    """What all cameras see, and where that is in the other picture."""
     size, count = scenes.size, len(scenes)
-    tiles = Tiles.of_picture(count, size, view.coat.device)
-    surface, mu = nearest(view.forms, tiles)
+    tiles = Tiles.of_picture(2 * count, size, views.coat.device)
+    surface, mu = nearest(views.forms, tiles)
     x, y = tiles.x.flatten(), tiles.y.flatten()
-    rgb = _shaded(view, surface, x, y, mu, photos)
+    rgb = _shaded(views, surface, x, y, mu, photos)
     if scenes.antialias:
-        rgb = _smoothed(rgb, surface, view, tiles, photos, size)
-    flow, valid, inner, moving, places = in_chunks(partial(_carried, view.coat, size), surface, x, y, mu)
-    seen = inner & ~hidden(other.forms, Tiles(*(v.reshape(tiles.x.shape) for v in places)), mu.reshape(tiles.x.shape))
+        rgb = _smoothed(rgb, surface, views, tiles, photos, size)
+    flow, valid, inner, moving, places = in_chunks(partial(_carried, views.coat, size), surface, x, y, mu)
+    # What one camera sees has to be looked for among the surfaces as the other one sees them.
+    swapped = [v.reshape(tiles.x.shape).roll(count, 0) for v in (*places, mu)]
+    seen = inner & ~hidden(views.forms, Tiles(*swapped[:3]), swapped[3]).unflatten(0, (2, -1)).flip(0).flatten()
 
     def picture(values: Tensor) -> Tensor:
-        return untiled(values.unflatten(-1, (count, -1)), size)
+        return untiled(values.unflatten(-1, (2 * count, -1)), size)
 
     return Sight(
         rgb=picture(rgb).transpose(0, 1).mul(1 / 255).clamp_(0, 1),
@@ -187,16 +186,16 @@ def in_chunks(work: Callable[..., tuple[Tensor, ...]], *pixels: Tensor) -> tuple
     return tuple(torch.cat(part, -1) for part in zip(*parts, strict=True))
 
 
-def _shaded(view: View, surface: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStore) -> Tensor:
+def _shaded(views: Views, surface: Tensor, x: Tensor, y: Tensor, mu: Tensor, photos: PhotoStore) -> Tensor:
     """(3, N) colours in 0..255 of pixels (N,)."""
 
     def work(surface: Tensor, x: Tensor, y: Tensor, mu: Tensor) -> tuple[Tensor]:
-        return (colours(view.coat, surface, x, y, mu, photos, view.forms.alpha, view.finest),)
+        return (colours(views.coat, surface, x, y, mu, photos, views.forms.alpha, views.finest),)
 
     return in_chunks(work, surface, x, y, mu)[0]
 
 
-def _smoothed(rgb: Tensor, surface: Tensor, view: View, tiles: Tiles, photos: PhotoStore, size: Size) -> Tensor:
+def _smoothed(rgb: Tensor, surface: Tensor, views: Views, tiles: Tiles, photos: PhotoStore, size: Size) -> Tensor:
     """The colours (3, N) with those of pixels at the borders of surfaces (N,) averaged over four rays.
 
     The border pixels of every picture are packed to the front of a list, in the order of their tiles. On a GPU its length is
@@ -219,13 +218,13 @@ def _smoothed(rgb: Tensor, surface: Tensor, view: View, tiles: Tiles, photos: Ph
         (v.flatten(1).gather(1, where)[..., None] + offsets[:, i]).reshape(count, -1, n)
         for i, v in enumerate((tiles.x, tiles.y))
     )
-    winner, mu = nearest(view.forms, Tiles(x, y))
+    winner, mu = nearest(views.forms, Tiles(x, y))
     # Rays that see what their pixel's centre sees have its colour; only the others are looked up.
     centre = (where + torch.arange(count, device=rgb.device)[:, None] * total).flatten().repeat_interleave(rays)
     shades = rgb.index_select(1, centre)
     differs = (winner != surface.index_select(0, centre)).nonzero()[:, 0]
     rest = [v.flatten().index_select(0, differs) for v in (winner, x, y, mu)]
-    shades.index_copy_(1, differs, _shaded(view, rest[0], rest[1], rest[2], rest[3], photos))
+    shades.index_copy_(1, differs, _shaded(views, rest[0], rest[1], rest[2], rest[3], photos))
     mixed = shades.reshape(3, count, room, rays).mean(-1)
     padded = torch.cat([rgb.unflatten(1, (count, total)), rgb.new_empty(3, count, 1)], 2)
     return padded.scatter_(2, chosen.expand(3, -1, -1), mixed)[:, :, :total].flatten(1)

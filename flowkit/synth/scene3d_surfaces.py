@@ -102,6 +102,11 @@ class Objects:
         tensors = (self.centre, self.axes, self.flat, self.waves, self.fading)
         return Objects(self.counts, *(tensor[part] for tensor in tensors))
 
+    def joined(self, other: Objects) -> Objects:
+        """The scenes of both, one batch after the other."""
+        names = ("centre", "axes", "flat", "waves", "fading")
+        return Objects(self.counts, *(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
+
     def moved(self, R: Tensor, t: Tensor) -> Objects:
         """The objects after X -> R X + t, with R (B, N, 3, 3) and t (B, N, 3)."""
         centre = (R @ self.centre[..., None])[..., 0] + t

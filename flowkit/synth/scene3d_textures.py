@@ -43,6 +43,11 @@ class Skins:
         tensors = (self.photo, self.density, self.offset, self.gain, self.cutout)
         return Skins(*(tensor[part] for tensor in tensors))
 
+    def joined(self, other: Skins) -> Skins:
+        """The textures of both, one batch after the other."""
+        names = ("photo", "density", "offset", "gain", "cutout")
+        return Skins(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
+
 
 @dataclass(frozen=True)
 class Atlas:

@@ -18,7 +18,6 @@ from flowkit.synth.cameras import MOTIONS
 from flowkit.synth.photos import CUTOUT, PhotoStore
 from flowkit.synth.scene3d import Scene3DSettings, sample_scenes3d
 from flowkit.synth.scene3d_render import render_scenes3d, views_of
-from flowkit.synth.scene3d_surfaces import forms_of, slots_of
 
 SIZE = (50, 76)  # no multiple of the tiles
 SETTINGS = Scene3DSettings(max_displacement=25, min_displacement=4, relief=0.5, moving=0.0)
@@ -50,8 +49,8 @@ def still(photos):
 
 def opacity_of(scenes, photos, index):
     """The alpha of a scene's cutouts at places -1..1, bilinear, at the scale that the renderer has chosen."""
-    view, _ = views_of(scenes, photos)
-    sides = view.forms.alpha.side[index, scenes.objects.counts.cutout_slots].tolist()
+    side = views_of(scenes, photos).forms.alpha.side
+    sides = side[index, scenes.objects.counts.cutout_slots].tolist()
 
     def opacity(k, a, b):
         side = sides[k]
@@ -124,14 +123,11 @@ def test_the_scenes_have_everything(made, photos):
 def test_cutouts_have_their_outline(photos):
     changes = {"boxes": 0, "panels": 0, "rounds": 0, "relief": 0.0, "presence": 1.0, "cutouts": 3}
     scenes = scenes_of(photos, 6, seed=2, **changes)
-    whole = forms_of(scenes.objects, slots_of(scenes.objects), scenes.K0)
-    view, _ = views_of(scenes, photos)
     pairs = render_scenes3d(scenes, photos)
     for index in range(6):
         depth, _, occlusion, _, sure = cast(scenes, photos, index)
         assert np.allclose(pairs.depth0[index].flatten(), depth, rtol=1e-4)
         assert np.array_equal(pairs.occlusion[index].flatten().numpy()[sure], occlusion[sure])
-    assert whole.alpha is None and view.forms.alpha is not None
 
 
 @pytest.fixture(scope="module")
