@@ -32,8 +32,8 @@ from flowkit.synth.scene3d_textures import (
 from flowkit.types import Size
 
 MADE = {"family": "scene3d"}
-TOGETHER = 4
-"""How many scenes are in work at once where there is no GPU: more do not fit into the caches."""
+TOGETHER = 1 << 17
+"""How many pixels are in work at once where there is no GPU, but for single scenes: more do not fit into the caches."""
 FARTHEST = 4.0
 """A flow that is longer than so many picture diagonals counts as unknown."""
 BORDERS = 0.125
@@ -57,7 +57,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Sight:
-    """What 2 B cameras see: `rgb` (2 B, 3, H, W), `depth` (2 B, H, W), `flow`, `valid`, `occlusion`, `moving` as in PairBatch."""
+    """What 2 B cameras see: `rgb` (2 B, 3, H, W), `depth` (2 B, H, W); the rest is as in PairBatch."""
 
     rgb: Tensor
     depth: Tensor
@@ -73,8 +73,9 @@ def render_scenes3d(scenes: Scenes3D, photos: PhotoStore) -> PairBatch:
     t has the scenes' own scale; where a camera only turned, t, E and F are 0. `valid` is False for the few pixels whose point
     lies beside or behind the other camera.
     """
-    if photos.device.type != "cuda" and len(scenes) > TOGETHER:
-        parts = [scenes[k : k + TOGETHER] for k in range(0, len(scenes), TOGETHER)]
+    step = max(1, TOGETHER // (scenes.size[0] * scenes.size[1]))
+    if photos.device.type != "cuda" and len(scenes) > step:
+        parts = [scenes[k : k + step] for k in range(0, len(scenes), step)]
         return replace(concatenate(render_scenes3d(part, photos) for part in parts), made=MADE)
     sight = _see(views_of(scenes, photos), scenes, photos)
     first, second = slice(None, len(scenes)), slice(len(scenes), None)
