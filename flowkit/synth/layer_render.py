@@ -89,8 +89,8 @@ def render_layers(scenes: LayeredScenes, photos: PhotoStore) -> PairBatch:
     picture1, top1 = stack.picture(u1, alpha1)
     target = _of_layer(stack.moved(grid), top0)
     source = _of_layer(u1, top1)
-    hidden0 = _covered(stack.alpha(stack.canonical(target[:, None].expand_as(grid))), top0) | _outside(target, size)
-    hidden1 = _covered(stack.alpha(source[:, None].expand_as(grid)), top1) | _outside(source, size)
+    hidden0 = _covered(stack.alpha(stack.canonical(target[:, None].expand_as(grid))), top0) | outside(target, size)
+    hidden1 = _covered(stack.alpha(source[:, None].expand_as(grid)), top1) | outside(source, size)
 
     def plane(values: Tensor) -> Tensor:
         return values.unflatten(-1, size).contiguous()
@@ -121,7 +121,8 @@ def _covered(alpha: Tensor, layer: Tensor) -> Tensor:
     return ((alpha > SEEN) & (order > layer[:, None])).any(1)
 
 
-def _outside(points: Tensor, size: Size) -> Tensor:
+def outside(points: Tensor, size: Size) -> Tensor:
+    """(..., P) bool: which points (..., P, 2) lie beyond the picture's outermost half pixels."""
     x, y = points.unbind(-1)
     return (x < -0.5) | (y < -0.5) | (x > size[1] - 0.5) | (y > size[0] - 0.5)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowkit.batch import PairBatch
 from flowkit.synth.layer_maps import apply_affine, coverage, dense_field, move, move_back
-from flowkit.synth.layer_render import SEEN, motion_blurred, pixel_grid
+from flowkit.synth.layer_render import SEEN, motion_blurred, outside, pixel_grid
 from flowkit.synth.layered import LayeredScenes
 from flowkit.synth.photos import PhotoStore
 from flowkit.types import Size
@@ -130,7 +130,7 @@ def _drawn(stack: dict[int, _Layer], photos: PhotoStore, size: Size, grid: Tenso
         if len(seen):
             target[seen] = layer.moved(grid[seen])
     source = view1.canonical
-    hidden0, hidden1 = _outside(target, size), _outside(source, size)
+    hidden0, hidden1 = outside(target, size), outside(source, size)
     for k, layer in stack.items():
         if k == 0:
             continue
@@ -207,11 +207,6 @@ def _window(rim: Tensor, size: Size) -> Window | None:
     top, bottom = max(0, int(low[1])), min(size[0], int(high[1]) + 1)
     left, right = max(0, int(low[0])), min(size[1], int(high[0]) + 1)
     return (top, bottom, left, right) if top < bottom and left < right else None
-
-
-def _outside(points: Tensor, size: Size) -> Tensor:
-    x, y = points.unbind(-1)
-    return (x < -0.5) | (y < -0.5) | (x > size[1] - 0.5) | (y > size[0] - 0.5)
 
 
 def _as_tensor(colours: np.ndarray) -> Tensor:
