@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from flowkit.geometry.grids import flow_targets, grid_like
 from flowkit.models.prediction import FlowPrediction
 from flowkit.ops.allpairs import AllPairs
 from flowkit.ops.local_correlation import local_correlation
@@ -72,7 +73,7 @@ class RaftXFeat(nn.Module):
         )
         for _ in range(iterations):
             flow = flow.detach()
-            hidden, delta = self.coarse(hidden, context, correlation(targets(flow)), flow)
+            hidden, delta = self.coarse(hidden, context, correlation(flow + grid_like(flow)), flow)
             flow = flow + delta
             if self.training:
                 iterates.append(8 * flow)
@@ -227,18 +228,10 @@ class UpdateBlock(nn.Module):
         return 0.25 * self.to_mask(hidden)
 
 
-def targets(flow: Tensor) -> Tensor:
-    """(N, 2, h, w): where a flow in cells leads to, x and y in cells of image1."""
-    height, width = flow.shape[-2:]
-    ys = torch.arange(height, device=flow.device, dtype=flow.dtype)[:, None].expand(height, width)
-    xs = torch.arange(width, device=flow.device, dtype=flow.dtype).expand(height, width)
-    return flow + torch.stack([xs, ys])
-
-
 def warped(features1: Tensor, flow: Tensor) -> Tensor:
     """Features of image1 (N, C, h, w) brought onto image0's grid by a flow in cells; bilinear, zero outside."""
     size = flow.new_tensor([flow.shape[-1], flow.shape[-2]])
-    grid = (2 * targets(flow).movedim(1, -1) + 1) / size - 1
+    grid = (2 * flow_targets(flow) + 1) / size - 1
     return F.grid_sample(features1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from flowkit.batch import PairBatch
+from flowkit.geometry.grids import inside, pixel_grid
 from flowkit.synth.layer_maps import apply_affine, coverage, dense_field, move, move_back
 from flowkit.synth.layered import LayeredScenes
 from flowkit.synth.photos import CUTOUT, PhotoStore, lookup
@@ -17,10 +18,9 @@ SEEN = 0.5
 BLUR_TAPS = 5
 
 
-def pixel_grid(size: Size, device: torch.device | str) -> Tensor:
+def pixel_points(size: Size, device: torch.device | str) -> Tensor:
     """(H * W, 2): the pixel centres, row by row."""
-    ys, xs = torch.meshgrid(torch.arange(size[0], device=device), torch.arange(size[1], device=device), indexing="ij")
-    return torch.stack([xs, ys], -1).reshape(-1, 2).float()
+    return pixel_grid(*size, device=device).flatten(1).mT.contiguous()
 
 
 class LayerStack:
@@ -81,7 +81,7 @@ def render_layers(scenes: LayeredScenes, photos: PhotoStore) -> PairBatch:
     size = scenes.size
     count, layers = scenes.present.shape
     stack = LayerStack(scenes, photos)
-    grid = pixel_grid(size, photos.device).expand(count, layers, -1, 2)
+    grid = pixel_points(size, photos.device).expand(count, layers, -1, 2)
 
     u1 = stack.canonical(grid)
     alpha0, alpha1 = stack.alpha(grid), stack.alpha(u1)
@@ -89,8 +89,8 @@ def render_layers(scenes: LayeredScenes, photos: PhotoStore) -> PairBatch:
     picture1, top1 = stack.picture(u1, alpha1)
     target = _of_layer(stack.moved(grid), top0)
     source = _of_layer(u1, top1)
-    hidden0 = _covered(stack.alpha(stack.canonical(target[:, None].expand_as(grid))), top0) | outside(target, size)
-    hidden1 = _covered(stack.alpha(source[:, None].expand_as(grid)), top1) | outside(source, size)
+    hidden0 = _covered(stack.alpha(stack.canonical(target[:, None].expand_as(grid))), top0) | ~inside(target, size)
+    hidden1 = _covered(stack.alpha(source[:, None].expand_as(grid)), top1) | ~inside(source, size)
 
     def plane(values: Tensor) -> Tensor:
         return values.unflatten(-1, size).contiguous()
@@ -121,19 +121,13 @@ def _covered(alpha: Tensor, layer: Tensor) -> Tensor:
     return ((alpha > SEEN) & (order > layer[:, None])).any(1)
 
 
-def outside(points: Tensor, size: Size) -> Tensor:
-    """(..., P) bool: which points (..., P, 2) lie beyond the picture's outermost half pixels."""
-    x, y = points.unbind(-1)
-    return (x < -0.5) | (y < -0.5) | (x > size[1] - 0.5) | (y > size[0] - 0.5)
-
-
 def motion_blurred(image: Tensor, flow: Tensor, shutter: Tensor) -> Tensor:
     """(B, 3, H, W): the image averaged along each pixel's own flow over `shutter` (B,) of its length."""
     blurred = shutter.nonzero()[:, 0]
     if len(blurred) == 0:
         return image
     size = (int(image.shape[-2]), int(image.shape[-1]))
-    grid = pixel_grid(size, image.device).view(*size, 2)
+    grid = pixel_points(size, image.device).view(*size, 2)
     unit = grid.new_tensor([2 / size[1], 2 / size[0]])
     length = (flow[blurred] * shutter[blurred, None, None, None]).movedim(1, -1)
     sharp = image[blurred]

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from flowkit.batch import PairBatch
+from flowkit.geometry.grids import inside
 from flowkit.synth.layer_maps import apply_affine, coverage, dense_field, move, move_back
-from flowkit.synth.layer_render import SEEN, motion_blurred, outside, pixel_grid
+from flowkit.synth.layer_render import SEEN, motion_blurred, pixel_points
 from flowkit.synth.layered import LayeredScenes
 from flowkit.synth.photos import PhotoStore
 from flowkit.types import Size
@@ -94,7 +95,7 @@ def render_layers_cpu(scenes: LayeredScenes, photos: PhotoStore) -> PairBatch:
     count, layers = scenes.present.shape
     inverse = torch.linalg.inv(scenes.motion.double()).float()
     bent = scenes.field.abs().amax((-1, -2, -3)) > 0
-    grid = pixel_grid(size, "cpu")
+    grid = pixel_points(size, "cpu")
     pairs = []
     for row in range(count):
         present = [k for k in range(layers) if scenes.present[row, k]]
@@ -130,7 +131,7 @@ def _drawn(stack: dict[int, _Layer], photos: PhotoStore, size: Size, grid: Tenso
         if len(seen):
             target[seen] = layer.moved(grid[seen])
     source = view1.canonical
-    hidden0, hidden1 = outside(target, size), outside(source, size)
+    hidden0, hidden1 = ~inside(target, size), ~inside(source, size)
     for k, layer in stack.items():
         if k == 0:
             continue
