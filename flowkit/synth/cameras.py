@@ -12,72 +12,19 @@ import torch
 from torch import Tensor
 
 from flowkit.geometry.pose import matrix_from_quaternion
+from flowkit.synth.random import Random
 from flowkit.types import Size
 
 MOTIONS = ("forward", "handheld", "orbit", "rotation", "lateral")
 """The ways a camera moves, by the number that `Motion.kind` holds."""
 LADDER = 24
 """How many scales of a motion are tried at once."""
-BLOCK = 1 << 14
-"""How many random numbers are drawn at once."""
 STEP = 2**-0.5
 """Ratio of one tried scale to the one before; 24 of them span a factor of 3 000."""
 BEHIND = 1e6
 """The flow, in pixels, that a point behind the other camera counts as."""
 WIDEST_TURN = 0.9
 """The camera turns by at most so many radians between the two pictures."""
-
-
-class Random:
-    """Random numbers in float64 from one generator, on its device."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self.device = generator.device
-        self._pool = torch.empty(0)
-
-    def unit(self, *shape: int) -> Tensor:
-        """`shape` numbers, uniform in [0, 1); drawn in blocks, so that a GPU has fewer kernels to start."""
-        count = math.prod(shape)
-        if count > len(self._pool):
-            self._pool = torch.rand(
-                max(count, BLOCK), generator=self.generator, device=self.device, dtype=torch.float64
-            )
-        drawn, self._pool = self._pool[:count], self._pool[count:]
-        return drawn.reshape(shape)
-
-    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """`shape` numbers, uniform in [low, high)."""
-        return torch.mul(self.unit(*shape), high - low).add_(low)
-
-    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """`shape` numbers whose logarithm is uniform between those of low and high."""
-        return self.uniform(math.log(low), math.log(high), *shape).exp_()
-
-    def normal(self, sigma: float, *shape: int) -> Tensor:
-        """`shape` numbers, Gaussian about 0."""
-        return torch.randn(shape, generator=self.generator, device=self.device, dtype=torch.float64) * sigma
-
-    def chance(self, probability: float, *shape: int) -> Tensor:
-        """`shape` bools, True with this probability."""
-        return self.unit(*shape) < probability
-
-    def sign(self, *shape: int) -> Tensor:
-        """`shape` numbers, -1 or 1."""
-        return self.chance(0.5, *shape).double() * 2 - 1
-
-    def index(self, count: int, *shape: int) -> Tensor:
-        """`shape` int64 numbers, 0 to count - 1."""
-        return torch.randint(count, shape, generator=self.generator, device=self.device)
-
-    def choice(self, weights: tuple[float, ...], *shape: int) -> Tensor:
-        """`shape` int64 numbers, k with a probability proportional to weights[k]."""
-        bounds = torch.tensor(weights, dtype=torch.float64, device=self.device).cumsum(0)
-        return torch.searchsorted(bounds, self.unit(*shape) * bounds[-1], right=True).clamp_max(len(weights) - 1)
-
-    def direction(self, *shape: int) -> Tensor:
-        """(*shape, 3): unit vectors, uniform on the sphere."""
-        return torch.nn.functional.normalize(self.normal(1.0, *shape, 3), dim=-1)
 
 
 def rotation(turn: Tensor) -> Tensor:
@@ -139,12 +86,12 @@ def sample_intrinsics(random: Random, count: int, size: Size) -> Tensor:
     """K (B, 3, 3): horizontal views of 40 to 95 degrees, principal points off the middle, pixels not quite square."""
     height, width = size
     # Upright pictures get their angle along the longer side.
-    focal = max(height, 0.75 * width) / 1.5 / torch.tan(torch.deg2rad(random.uniform(40, 95, count)) / 2)
+    focal = max(height, 0.75 * width) / 1.5 / torch.tan(torch.deg2rad(random.between(40, 95, count)) / 2)
     K = torch.zeros(count, 3, 3, dtype=torch.float64, device=random.device)
     K[:, 0, 0] = focal
-    K[:, 1, 1] = focal * random.uniform(0.98, 1.02, count)
-    K[:, 0, 2] = (width - 1) / 2 + random.normal(0.03 * width, count)
-    K[:, 1, 2] = (height - 1) / 2 + random.normal(0.03 * height, count)
+    K[:, 1, 1] = focal * random.between(0.98, 1.02, count)
+    K[:, 0, 2] = (width - 1) / 2 + 0.03 * width * random.normal(count)
+    K[:, 1, 2] = (height - 1) / 2 + 0.03 * height * random.normal(count)
     K[:, 2, 2] = 1
     return K
 
@@ -153,20 +100,20 @@ def sample_motion(random: Random, kind: Tensor, reach: Tensor, zooming: float, s
     """Motions of these kinds (B,) through scenes as deep as `reach` (B,); a share `zooming` of them changes K, too."""
     count = len(kind)
     one = torch.ones(count, dtype=torch.float64, device=kind.device)
-    ahead = torch.stack([random.normal(0.05, count), random.normal(0.03, count), one * random.sign(count)], -1)
+    ahead = torch.stack([0.05 * random.normal(count), 0.03 * random.normal(count), one * random.sign(count)], -1)
     ahead[:, 2] = torch.where(random.chance(0.85, count), one, -one)
-    aside = torch.stack([random.sign(count), random.normal(0.03, count), random.normal(0.03, count)], -1)
-    wander = random.direction(count) * random.uniform(0.2, 1, count, 1)
+    aside = torch.stack([random.sign(count), 0.03 * random.normal(count), 0.03 * random.normal(count)], -1)
+    wander = random.direction(count) * random.between(0.2, 1, count, 1)
     still = torch.zeros_like(wander)
     paths = torch.stack([ahead, wander, still, still, aside], 1) * (0.2 * reach)[:, None, None]
 
     # Turns about x (pitch), y (yaw) and z (roll).
     def turns(pitch: float, yaw: float, roll: float) -> Tensor:
-        return torch.stack([random.normal(pitch, count), random.normal(yaw, count), random.normal(roll, count)], -1)
+        return torch.stack([pitch * random.normal(count), yaw * random.normal(count), roll * random.normal(count)], -1)
 
     bend = torch.where(random.chance(0.25, count), 6.0, 1.0)[:, None]
     round_about = torch.stack(
-        [random.normal(0.1, count), random.uniform(0.2, 0.4, count) * random.sign(count), random.normal(0.02, count)],
+        [0.1 * random.normal(count), random.between(0.2, 0.4, count) * random.sign(count), 0.02 * random.normal(count)],
         -1,
     )
     twist = turns(0.1, 0.15, 0.15) * random.log_uniform(0.2, 2, count, 1)
@@ -180,15 +127,15 @@ def sample_motion(random: Random, kind: Tensor, reach: Tensor, zooming: float, s
     ]
     pick = kind[:, None, None].expand(-1, 1, 3)
     pivot = torch.zeros(count, 3, dtype=torch.float64, device=kind.device)
-    pivot[:, 2] = torch.where(kind == MOTIONS.index("orbit"), reach * random.uniform(0.35, 0.7, count), 0)
+    pivot[:, 2] = torch.where(kind == MOTIONS.index("orbit"), reach * random.between(0.35, 0.7, count), 0)
     zooms = random.chance(zooming, count).double()
     return Motion(
         kind=kind,
         turn=torch.stack(options, 1).gather(1, pick)[:, 0],
         path=paths.gather(1, pick)[:, 0],
         pivot=pivot,
-        zoom=random.normal(0.3, count) * zooms,
-        shift=random.normal(0.1 * max(size), count, 2) * zooms[:, None],
+        zoom=0.3 * random.normal(count) * zooms,
+        shift=0.1 * max(size) * random.normal(count, 2) * zooms[:, None],
     )
 
 

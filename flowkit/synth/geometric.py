@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from flowkit.geometry.homography import fit_dlt
-from flowkit.synth.host_random import HostDraw
 from flowkit.synth.photos import CUTOUT, PhotoStore
+from flowkit.synth.random import Random
 from flowkit.synth.thin_plate import ThinPlate, fit_thin_plate
 from flowkit.types import Size
 
@@ -151,7 +151,7 @@ def sample_geometric(
     count: int, size: Size, settings: GeometricSettings, photos: PhotoStore, generator: torch.Generator
 ) -> GeometricPairs:
     """Draw `count` pairs of `size` (height, width), on the CPU, from a generator on any device."""
-    draw = HostDraw(generator, torch.float64)
+    draw = Random.on_host(generator, torch.float64)
     maps = sample_maps(count, size, settings, draw)
     frame, level = _placed(draw, count, size, settings, photos)
     place0, place1 = _objects(draw, count, size, settings)
@@ -170,7 +170,7 @@ def sample_geometric(
     )
 
 
-def sample_maps(count: int, size: Size, settings: GeometricSettings, draw: HostDraw) -> GeometricMaps:
+def sample_maps(count: int, size: Size, settings: GeometricSettings, draw: Random) -> GeometricMaps:
     """Draw `count` warps for pictures of `size`; `draw` in float64."""
     shares = torch.tensor([getattr(settings, name) for name in KINDS], dtype=torch.float64)
     kind = torch.searchsorted((shares / shares.sum()).cumsum(0), draw.uniform(count), right=True).clamp(max=3)
@@ -203,7 +203,7 @@ def _turn(angle: Tensor) -> Tensor:
     return torch.stack([torch.stack([c, -s], -1), torch.stack([s, c], -1)], -2)
 
 
-def _affine(draw: HostDraw, count: int, size: Size, settings: GeometricSettings) -> Tensor:
+def _affine(draw: Random, count: int, size: Size, settings: GeometricSettings) -> Tensor:
     """(B, 3, 3): R(a) R(b)^T diag(l1, l2) R(b) in square pixels, translations in the frame's coordinates."""
     along = _turn(settings.axis * draw.signed(count))
     stretch = torch.diag_embed(1 + settings.scale * draw.signed(count, 2))
@@ -216,7 +216,7 @@ def _affine(draw: HostDraw, count: int, size: Size, settings: GeometricSettings)
 
 
 def _placed(
-    draw: HostDraw, count: int, size: Size, settings: GeometricSettings, photos: PhotoStore
+    draw: Random, count: int, size: Size, settings: GeometricSettings, photos: PhotoStore
 ) -> tuple[Tensor, Tensor]:
     """The part of each photo that fills the frame (B, 2, 3), at random, mirrored in half of the pairs; and the level for it."""
     rows, columns = photos.size
@@ -233,7 +233,7 @@ def _placed(
     return torch.cat([torch.diag_embed(sides), middle[..., None]], -1), level
 
 
-def _objects(draw: HostDraw, count: int, size: Size, settings: GeometricSettings) -> tuple[Tensor, Tensor]:
+def _objects(draw: Random, count: int, size: Size, settings: GeometricSettings) -> tuple[Tensor, Tensor]:
     """Where the cut-outs are in image0 and in image1 (B, 2, 3): upright at any place, then moved by a similarity."""
     low, high = settings.object_size
     half = min(size) / 2 * low * (high / low) ** draw.uniform(count)

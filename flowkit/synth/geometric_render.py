@@ -13,8 +13,8 @@ from flowkit.geometry.grids import flow_targets, grid_like, inside, pixel_grid
 from flowkit.geometry.sampling import sample, sample_flow
 from flowkit.synth.geometric import KINDS, LIFE, GeometricMaps, GeometricPairs, GeometricSettings, sample_maps
 from flowkit.synth.geometric_objects import with_objects
-from flowkit.synth.host_random import HostDraw
 from flowkit.synth.photos import PhotoStore, lookup
+from flowkit.synth.random import Random
 from flowkit.synth.thin_plate_grid import invert_on_grid
 from flowkit.types import Size
 
@@ -58,7 +58,7 @@ def transformed(
     leaves the image, B' is black and `backward_valid` False. Without a generator, torch's default one draws.
     """
     size = int(images.shape[-2]), int(images.shape[-1])
-    maps = sample_maps(len(images), size, settings, HostDraw(generator or torch.default_generator, torch.float64))
+    maps = sample_maps(len(images), size, settings, Random.on_host(generator or torch.default_generator, torch.float64))
     flow, backward = map_flows(maps, images.device)
     valid = torch.isfinite(flow).all(1) & _within(flow, 0.0, size)
     warped = sample(images, _targets(flow).unflatten(1, size), padding="border")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowkit.synth.photos import CUTOUT, PhotoStore
+from flowkit.synth.random import Random
 from flowkit.types import Size
 
 OUTLINE = 96
@@ -109,7 +110,7 @@ def sample_layers(
     count: int, size: Size, settings: LayeredSettings, photos: PhotoStore, generator: torch.Generator
 ) -> LayeredScenes:
     """Draw `count` scenes; everything is drawn on the generator's device, which is the photos'."""
-    draw = Draw(generator)
+    draw = Random(generator)
     slots = tuple(k > 0 and k % 2 == 0 and len(photos.cutouts) > 0 for k in range(settings.foregrounds + 1))
     shape = (count, len(slots))
     background = torch.arange(len(slots), device=draw.device) == 0
@@ -156,37 +157,6 @@ def sample_layers(
     )
 
 
-class Draw:
-    """Random tensors from one generator, on its device."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator, self.device = generator, generator.device
-
-    def uniform(self, *shape: int) -> Tensor:
-        """In [0, 1)."""
-        return torch.rand(shape, generator=self.generator, device=self.device)
-
-    def signed(self, *shape: int) -> Tensor:
-        """In [-1, 1)."""
-        return 2 * self.uniform(*shape) - 1
-
-    def normal(self, *shape: int) -> Tensor:
-        """Standard normal."""
-        return torch.randn(shape, generator=self.generator, device=self.device)
-
-    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """In [low, high), uniform in the logarithm."""
-        return low * (high / low) ** self.uniform(*shape)
-
-    def chance(self, probability: float, *shape: int) -> Tensor:
-        """True with that probability."""
-        return self.uniform(*shape) < probability
-
-    def below(self, count: int, *shape: int) -> Tensor:
-        """Integers in [0, count)."""
-        return torch.randint(count, shape, generator=self.generator, device=self.device)
-
-
 def rotation(angle: Tensor) -> Tensor:
     """(..., 2, 2): x to the right, y down, so that positive angles turn clockwise on the screen."""
     c, s = angle.cos(), angle.sin()
@@ -203,7 +173,7 @@ def _local_frame(centre: Tensor, half: Tensor, angle: Tensor) -> Tensor:
     return affine(linear, centre, torch.zeros_like(centre))
 
 
-def _outlines(draw: Draw, shape: tuple[int, int]) -> Tensor:
+def _outlines(draw: Random, shape: tuple[int, int]) -> Tensor:
     """Free-form blobs (a few harmonics), polygons with straight edges, and boxes; mean radius about 1."""
     angle = torch.arange(OUTLINE, device=draw.device) * (2 * math.pi / OUTLINE)
     order = torch.arange(2, 8, device=draw.device, dtype=torch.float32)
@@ -225,12 +195,12 @@ def _outlines(draw: Draw, shape: tuple[int, int]) -> Tensor:
     return torch.where(kind < 0.45, blob, torch.where(kind < 0.85, polygon, square.expand_as(blob)))
 
 
-def _holes(draw: Draw, settings: LayeredSettings, shape: tuple[int, int]) -> Tensor:
+def _holes(draw: Random, settings: LayeredSettings, shape: tuple[int, int]) -> Tensor:
     size = draw.chance(settings.holes, *shape) * (0.2 + 0.4 * draw.uniform(*shape))
     return torch.cat([0.3 * draw.signed(*shape, 2), size[..., None]], -1)
 
 
-def _stripes(draw: Draw, settings: LayeredSettings, half: Tensor) -> Tensor:
+def _stripes(draw: Random, settings: LayeredSettings, half: Tensor) -> Tensor:
     shape = half.shape[:2]
     angle = 2 * math.pi * draw.uniform(*shape)
     direction = torch.stack([angle.cos(), angle.sin()], -1)
@@ -243,7 +213,13 @@ def _stripes(draw: Draw, settings: LayeredSettings, half: Tensor) -> Tensor:
 
 
 def _motions(
-    draw: Draw, size: Size, settings: LayeredSettings, centre: Tensor, extent: Tensor, fast: Tensor, background: Tensor
+    draw: Random,
+    size: Size,
+    settings: LayeredSettings,
+    centre: Tensor,
+    extent: Tensor,
+    fast: Tensor,
+    background: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Homographies and bending fields: a drawn displacement is split over shifting, turning, zooming, shearing and bending.
 
@@ -305,7 +281,7 @@ def _motions(
 
 
 def _textures(
-    draw: Draw,
+    draw: Random,
     photos: PhotoStore,
     size: Size,
     centre: Tensor,

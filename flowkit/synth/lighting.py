@@ -13,9 +13,9 @@ from torch import Tensor
 
 from flowkit.batch import PairBatch
 from flowkit.geometry.grids import pixel_grid
-from flowkit.synth.host_random import HostDraw, generator_on
 from flowkit.synth.lighting_fields import hazy, lamp, remoteness, shadow, smooth_field
 from flowkit.synth.lighting_looks import LightingSettings, Looks, draw_looks
+from flowkit.synth.random import Random, generator_on
 from flowkit.synth.sensor import blur, jpeg, noisy, to_display, to_linear, vignette
 from flowkit.types import Size
 
@@ -40,7 +40,7 @@ def relight(
     amount = torch.as_tensor(strength, dtype=torch.float32).detach().cpu().expand(len(batch))
     if not bool(((amount >= 0) & (amount <= 1)).all()):
         raise ValueError(f"a strength of light must be in [0, 1], got {strength}")
-    draw = HostDraw(generator)
+    draw = Random.on_host(generator)
     looks = draw_looks(amount, draw, settings)
     local = generator_on(batch.device, generator)
     image0, image1 = batch.image0, batch.image1
@@ -64,7 +64,7 @@ def erase(
     Deng, ECCV 2020, training code: probability 0.5, sides 50 to 100). Flow, validity and occlusion stay as they are.
     """
     height, width = batch.image1.shape[-2:]
-    draw = HostDraw(generator)
+    draw = Random.on_host(generator)
     numbers = draw.uniform(len(batch), 2, 4)
     on = draw.uniform(len(batch), 2) < torch.tensor([probability, 0.5])
     on[:, 1] &= on[:, 0]

@@ -12,7 +12,7 @@ from math import pi
 import torch
 from torch import Tensor
 
-from flowkit.synth.host_random import HostDraw
+from flowkit.synth.random import Random
 
 SHADOWS, SIDES, LAMPS = 2, 4, 3
 """Shadows a picture has, half planes that bound one, lamps a picture has."""
@@ -116,7 +116,7 @@ SCENE = ("night", "night_colour", "night_on", "shadow_on", "lamp_on")
 """What each picture has of its own."""
 
 
-def draw_looks(strength: Tensor, draw: HostDraw, settings: LightingSettings) -> Looks:
+def draw_looks(strength: Tensor, draw: Random, settings: LightingSettings) -> Looks:
     """The looks of 2 B pictures, first the B image0, then the B image1; strength (B,) in [0, 1] on the CPU."""
     pairs = len(strength)
     own = draw.uniform(2, pairs, len(CAMERA))
@@ -176,7 +176,7 @@ def _camera(u: dict[str, Tensor], s: Tensor, night: Tensor, settings: LightingSe
 
 
 def _weather(
-    u: dict[str, Tensor], s: Tensor, night: Tensor, settings: LightingSettings, draw: HostDraw
+    u: dict[str, Tensor], s: Tensor, night: Tensor, settings: LightingSettings, draw: Random
 ) -> dict[str, Tensor]:
     """Daylight (N, 3), its unevenness, and the haze."""
     count = len(s)
@@ -198,7 +198,7 @@ def _weather(
     }
 
 
-def _shadows(s: Tensor, night: Tensor, settings: LightingSettings, draw: HostDraw) -> dict[str, Tensor]:
+def _shadows(s: Tensor, night: Tensor, settings: LightingSettings, draw: Random) -> dict[str, Tensor]:
     """What `lighting_fields.shadow` wants, for SHADOWS shapes of each picture."""
     shape = (len(s), SHADOWS)
     turn, centre_x, centre_y, straight, wobble, soft, dark, second = draw.uniform(*shape, 8).unbind(-1)
@@ -221,7 +221,7 @@ def _shadows(s: Tensor, night: Tensor, settings: LightingSettings, draw: HostDra
     }
 
 
-def _lamps(s: Tensor, night: Tensor, balance: Tensor, settings: LightingSettings, draw: HostDraw) -> dict[str, Tensor]:
+def _lamps(s: Tensor, night: Tensor, balance: Tensor, settings: LightingSettings, draw: Random) -> dict[str, Tensor]:
     """What `lighting_fields.lamp` wants, for LAMPS lamps or cones of each picture."""
     numbers = draw.uniform(len(s), LAMPS, 10).unbind(-1)
     centre_x, centre_y, radius, angle, width, cone, bright, warm, seen, there = numbers

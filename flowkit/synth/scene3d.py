@@ -16,7 +16,6 @@ from flowkit.errors import UsageError
 from flowkit.geometry.homography import homogeneous
 from flowkit.synth.cameras import (
     MOTIONS,
-    Random,
     inverse_intrinsics,
     rotation,
     sample_intrinsics,
@@ -24,6 +23,7 @@ from flowkit.synth.cameras import (
     scale_for,
 )
 from flowkit.synth.photos import PhotoStore
+from flowkit.synth.random import Random
 from flowkit.synth.scene3d_layouts import Stage, sample_objects, sample_stage
 from flowkit.synth.scene3d_raycast import INDEX_BITS, Tiles, nearest
 from flowkit.synth.scene3d_surfaces import ENCLOSURE_FACES, Counts, Objects, forms_of, slots_of
@@ -122,7 +122,7 @@ def sample_scenes3d(
     count: int, size: Size, settings: Scene3DSettings, photos: PhotoStore, generator: torch.Generator
 ) -> Scenes3D:
     """`count` scenes for images of `size`, drawn on the generator's device, which must be that of the photos."""
-    random = Random(generator)
+    random = Random(generator, torch.float64)
     counts = counts_of(settings, photos)
     shares = (settings.forward, settings.handheld, settings.orbit, settings.rotation, settings.lateral)
     kind = random.choice(shares, count)
@@ -174,18 +174,18 @@ def _sample_skins(random: Random, objects: Objects, stage: Stage, photos: PhotoS
     n = counts.skins
     fine = random.log_uniform(1.2, 4.5, count, n) * (TEXTURED / max(stage.size)) ** 0.5
     density = fine * stage.K[:, :1, 0] / away
-    photo = random.index(len(photos), count, n)
+    photo = random.below(len(photos), count, n)
     first = ENCLOSURE_FACES
     faces = photo[:, first : first + 6 * counts.boxes].unflatten(1, (counts.boxes, 6))
     alike = random.chance(0.5, count, counts.boxes, 1)
     photo[:, first : first + 6 * counts.boxes] = torch.where(alike, faces[..., :1], faces).flatten(1)
     height, width = photos.size
-    offset = random.uniform(0, 1, count, n, 2) * torch.tensor([width, height], device=random.device)
-    light = random.uniform(0.65, 1.15, count, n, 1)
-    tint = random.normal(0.04, count, n, 3).exp()
+    offset = random.between(0, 1, count, n, 2) * torch.tensor([width, height], device=random.device)
+    light = random.between(0.65, 1.15, count, n, 1)
+    tint = (0.04 * random.normal(count, n, 3)).exp()
     start = first + 6 * counts.boxes + counts.panels
     offset[:, start : start + counts.cutouts] = 0
-    cutout = random.index(max(1, len(photos.cutouts)), count, counts.cutouts)
+    cutout = random.below(max(1, len(photos.cutouts)), count, counts.cutouts)
     return Skins(photo, density, offset, light * tint, cutout)
 
 
@@ -231,7 +231,7 @@ def _sample_moving(
     step = way * torch.minimum(flow * far, 0.2 * distance)[..., None]
     size = objects.axes.norm(dim=(-2, -1))
     most = (0.15 * distance / size).clamp_max(0.5)
-    turn = random.direction(count, n) * (wanted[:, None] * random.normal(0.5, count, n).abs()).minimum(most)[..., None]
+    turn = random.direction(count, n) * (wanted[:, None] * 0.5 * random.normal(count, n).abs()).minimum(most)[..., None]
     on = moving[..., None].double()
     R = rotation(turn * on)
     return R, centre + step * on - (R @ centre[..., None])[..., 0], moving

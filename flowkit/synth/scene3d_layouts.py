@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowkit.synth.cameras import Random, inverse_intrinsics, rotation
+from flowkit.synth.cameras import inverse_intrinsics, rotation
+from flowkit.synth.random import Random
 from flowkit.synth.scene3d_surfaces import WAVES, Counts, Objects
 from flowkit.types import Size
 
@@ -42,8 +43,8 @@ def sample_stage(random: Random, street: Tensor, K: Tensor, size: Size) -> Stage
     """Streets are 40 to 150 units long with the camera 1.2 to 2.2 above the ground; stages have any size."""
     count = len(street)
     reach = torch.where(street, random.log_uniform(40, 150, count), random.log_uniform(4, 40, count))
-    ground = torch.where(street, random.uniform(1.2, 2.2, count), reach * random.log_uniform(0.08, 0.5, count))
-    tilt = torch.stack([random.normal(0.12, count), random.normal(0.1, count), random.normal(0.06, count)], -1)
+    ground = torch.where(street, random.between(1.2, 2.2, count), reach * random.log_uniform(0.08, 0.5, count))
+    tilt = torch.stack([0.12 * random.normal(count), 0.1 * random.normal(count), 0.06 * random.normal(count)], -1)
     return Stage(street, reach, ground, rotation(tilt * torch.where(street, 0.3, 1.0)[:, None]), K, size)
 
 
@@ -80,10 +81,10 @@ def _enclosure(random: Random, stage: Stage) -> tuple[Tensor, Tensor]:
     count, reach = len(stage.reach), stage.reach
     canyon = random.chance(0.5, count) & stage.street
     side = torch.where(
-        canyon[:, None], random.log_uniform(6, 14, count, 2), reach[:, None] * random.uniform(0.5, 1.1, count, 2)
+        canyon[:, None], random.log_uniform(6, 14, count, 2), reach[:, None] * random.between(0.5, 1.1, count, 2)
     )
-    top = reach * random.uniform(0.4, 0.9, count)
-    back = -reach * random.uniform(0.5, 0.8, count)
+    top = reach * random.between(0.4, 0.9, count)
+    back = -reach * random.between(0.5, 0.8, count)
     low = torch.stack([-side[:, 0], -top, back], -1)
     high = torch.stack([side[:, 1], stage.ground, reach], -1)
     return ((low + high) / 2)[:, None], torch.diag_embed((high - low) / 2)[:, None]
@@ -94,8 +95,8 @@ def _strewn(random: Random, stage: Stage, counts: Counts, n: int, upright: float
     count, (height, width) = len(stage.reach), stage.size
     pixel = torch.stack(
         [
-            random.uniform(-0.15, 1.15, count, n) * width,
-            random.uniform(-0.1, 1.1, count, n) * height,
+            random.between(-0.15, 1.15, count, n) * width,
+            random.between(-0.1, 1.1, count, n) * height,
             torch.ones(count, n, dtype=torch.float64, device=random.device),
         ],
         -1,
@@ -103,13 +104,13 @@ def _strewn(random: Random, stage: Stage, counts: Counts, n: int, upright: float
     depth = stage.reach[:, None] * random.log_uniform(0.15, 0.85, count, n)
     centre = (pixel @ inverse_intrinsics(stage.K).mT * depth[..., None]) @ stage.up
     apparent = random.log_uniform(0.03, 0.35, count, n) * max(stage.size)
-    half = (apparent * depth / stage.K[:, :1, 0])[..., None] * random.normal(0.45, count, n, 3).exp()
+    half = (apparent * depth / stage.K[:, :1, 0])[..., None] * (0.45 * random.normal(count, n, 3)).exp()
     half = half * (ROOM * depth[..., None] / half.norm(dim=-1, keepdim=True)).clamp_max(1)
     yaw = torch.zeros(count, n, 3, dtype=torch.float64, device=random.device)
-    yaw[..., 1] = random.uniform(-math.pi / 3, math.pi / 3, count, n)
+    yaw[..., 1] = random.between(-math.pi / 3, math.pi / 3, count, n)
     stands = random.chance(upright, count, n)
     turn = rotation(
-        torch.where(stands[..., None], yaw, random.direction(count, n) * random.uniform(0, 1.5, count, n, 1))
+        torch.where(stands[..., None], yaw, random.direction(count, n) * random.between(0, 1.5, count, n, 1))
     )
     axes = half[..., None] * turn.mT
     cut = _cut_part(counts)
@@ -156,34 +157,34 @@ def _along_the_street(random: Random, stage: Stage, counts: Counts) -> tuple[Ten
         (sizes(n, (0.8, 1.2), (0.65, 1.6), (1.8, 3.5)), (0.0, 1.6), (11, 50)),
     ]
     half = torch.stack([option[0] for option in options])[kinds, :, numbers].transpose(0, 1)
-    x = torch.stack([random.uniform(*option[1], count, n) for option in options])[kinds, :, numbers].transpose(0, 1)
+    x = torch.stack([random.between(*option[1], count, n) for option in options])[kinds, :, numbers].transpose(0, 1)
     z = torch.stack([random.log_uniform(*option[2], count, n) for option in options])[kinds, :, numbers].transpose(0, 1)
     put(n, beside * (x + torch.where(kinds == 3, 0.0, half[..., 0])), z + half[..., 2], half)
     n = counts.panels
     put(
         n,
-        random.sign(count, n) * random.uniform(2.2, 7, count, n),
+        random.sign(count, n) * random.between(2.2, 7, count, n),
         random.log_uniform(4, 40, count, n),
         sizes(n, (0.2, 2), (0.2, 1.2), (1, 1.01)),
-        random.uniform(0, 2.5, count, n),
+        random.between(0, 2.5, count, n),
     )
     n = counts.cutouts
     half = sizes(n, (0.5, 1.2), (0.5, 1.2), (1, 1.01))
     half[..., 1] = half[..., 0]
-    put(n, random.sign(count, n) * random.uniform(1.8, 4, count, n), random.log_uniform(4, 16, count, n), half)
+    put(n, random.sign(count, n) * random.between(1.8, 4, count, n), random.log_uniform(4, 16, count, n), half)
     n = counts.rounds
     put(
         n,
-        random.sign(count, n) * random.uniform(3.5, 8, count, n),
+        random.sign(count, n) * random.between(3.5, 8, count, n),
         random.log_uniform(4, 40, count, n),
         sizes(n, (0.4, 1.8), (0.4, 1.8), (0.4, 1.8)),
-        random.uniform(-0.3, 2, count, n),
+        random.between(-0.3, 2, count, n),
     )
     centre, half = torch.cat(centres, 1), torch.cat(halves, 1)
     turn = torch.zeros_like(centre)
-    turn[..., 1] = random.normal(0.08, *centre.shape[:2])
+    turn[..., 1] = 0.08 * random.normal(*centre.shape[:2])
     later = slice(counts.boxes, counts.boxes + counts.panels + counts.cutouts)
-    turn[:, later, 1] = random.normal(0.5, count, later.stop - later.start)
+    turn[:, later, 1] = 0.5 * random.normal(count, later.stop - later.start)
     return centre, half[..., None] * rotation(turn).mT
 
 
@@ -194,16 +195,16 @@ def _relief(random: Random, stage: Stage, there: Tensor) -> tuple[Tensor, Tensor
     obliquity |u| / H of a ray is at most sum a |f| + sum a / (2 H).
     """
     count = len(stage.reach)
-    distance = torch.where(there, random.uniform(0.45, 0.8, count), AWAY) * stage.reach
-    tilt = torch.cat([random.uniform(-0.5, 0.5, count, 2), random.uniform(-3, 3, count, 1)], -1)
+    distance = torch.where(there, random.between(0.45, 0.8, count), AWAY) * stage.reach
+    tilt = torch.cat([random.between(-0.5, 0.5, count, 2), random.between(-3, 3, count, 1)], -1)
     axes = rotation(tilt).mT[:, None]
     centre = axes[:, :, 2] * distance[:, None, None]
     length = distance[:, None] * random.log_uniform(0.3, 1.5, count, WAVES)
-    angle = random.uniform(0, 2 * math.pi, count, WAVES)
+    angle = random.between(0, 2 * math.pi, count, WAVES)
     frequency = 2 * math.pi / length
-    amplitude = length * random.uniform(0.2, 1, count, WAVES)
+    amplitude = length * random.between(0.2, 1, count, WAVES)
     steepness = (amplitude * (frequency + 0.5 / distance[:, None])).sum(-1, keepdim=True)
-    amplitude = amplitude * GENTLE / steepness * random.uniform(0.3, 1, count, 1)
-    phase = random.uniform(0, 2 * math.pi, count, WAVES)
+    amplitude = amplitude * GENTLE / steepness * random.between(0.3, 1, count, 1)
+    phase = random.between(0, 2 * math.pi, count, WAVES)
     waves = torch.stack([frequency * angle.cos(), frequency * angle.sin(), phase, amplitude], -1)
     return centre, axes, waves, torch.where(there, 2 * distance, 0.0)

@@ -12,8 +12,8 @@ from flowkit.geometry.homography import fit_dlt, transform_points
 from flowkit.geometry.sampling import sample, sample_flow, warp
 from flowkit.synth.geometric import DYNAMIC, KINDS, LIFE, STATIC, sample_geometric, sample_maps
 from flowkit.synth.geometric_render import map_flows, render_geometric, transformed
-from flowkit.synth.host_random import HostDraw
 from flowkit.synth.photos import CUTOUT, PhotoStore
+from flowkit.synth.random import Random
 from flowkit.synth.thin_plate import fit_thin_plate
 
 SIZE = (48, 64)
@@ -48,7 +48,7 @@ def generator(seed=0):
 
 
 def maps_of(kind, count=6, size=SIZE, settings=STATIC, seed=0):
-    return sample_maps(count, size, only(kind, settings), HostDraw(generator(seed), torch.float64))
+    return sample_maps(count, size, only(kind, settings), Random.on_host(generator(seed), torch.float64))
 
 
 def exact_targets(maps, points):
@@ -132,7 +132,7 @@ def test_affine_maps_are_drawn_within_their_ranges():
 
 def test_rotations_stay_rotations_in_pictures_that_are_not_square():
     settings = only("affine", scale=0.0, translation=0.0, rotation=1.0)
-    maps = sample_maps(20, (50, 170), settings, HostDraw(generator(), torch.float64))
+    maps = sample_maps(20, (50, 170), settings, Random.on_host(generator(), torch.float64))
     H = maps.homographies()
     torch.testing.assert_close(H[:, :2, :2] @ H[:, :2, :2].mT, torch.eye(2).double().expand(20, 2, 2))
     middle = torch.tensor([[84.5, 24.5]], dtype=torch.float64)
@@ -148,10 +148,10 @@ def test_splines_move_nine_points_within_their_range(kind, reach):
 
 
 def test_kinds_come_in_their_shares():
-    maps = sample_maps(2000, SIZE, STATIC, HostDraw(generator(), torch.float64))
+    maps = sample_maps(2000, SIZE, STATIC, Random.on_host(generator(), torch.float64))
     counts = torch.bincount(maps.kind, minlength=4) / 2000
     torch.testing.assert_close(counts, torch.tensor([0, 1 / 3, 1 / 3, 1 / 3]), atol=0.04, rtol=0)
-    life = sample_maps(300, SIZE, LIFE, HostDraw(generator(), torch.float64))
+    life = sample_maps(300, SIZE, LIFE, Random.on_host(generator(), torch.float64))
     assert torch.bincount(life.kind, minlength=4)[3] == 0 and life.shown == 1
     assert 0.73 < life.matrix[life.kind == 0, :2, 2].abs().max() <= 0.75
 
