@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from flowkit.ops.convex_upsampling import convex_upsample
+
 
 class InstanceNorm(nn.Module):
     """Each channel of each image to mean 0 and variance 1; no parameters. A single cell becomes 0."""
@@ -316,17 +318,4 @@ class UpdateBlock(nn.Module):
         if self.mask is None:
             size = 8 * flow.shape[-2], 8 * flow.shape[-1]
             return 8 * F.interpolate(flow, size=size, mode="bilinear", align_corners=True)
-        return convex_upsample(flow, 0.25 * self.mask(hidden))
-
-
-def convex_upsample(flow: Tensor, mask: Tensor) -> Tensor:
-    """Each pixel's flow as a weighted mean of its cell's and the 8 neighbouring cells' (RAFT, section 3.3).
-
-    flow (B, 2, h, w) in cells and mask (B, 9 * 64, h, w), whose softmax over the 9 neighbours (row by row) are the weights of
-    the 8x8 pixels of a cell (row by row), give (B, 2, 8h, 8w) in pixels. Beyond the rim the flow counts as 0.
-    """
-    batch, _, height, width = flow.shape
-    weights = mask.float().view(batch, 1, 9, 8, 8, height, width).softmax(dim=2)
-    neighbours = F.unfold(8 * flow, 3, padding=1).view(batch, 2, 9, 1, 1, height, width)
-    fine = (weights * neighbours).sum(dim=2)  # (B, 2, 8, 8, h, w)
-    return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, 8 * height, 8 * width)
+        return 8 * convex_upsample(flow, 0.25 * self.mask(hidden), 8)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from flowkit.geometry.grids import flow_targets, grid_like
 from flowkit.models.prediction import FlowPrediction
 from flowkit.ops.allpairs import AllPairs
+from flowkit.ops.convex_upsampling import convex_upsample
 from flowkit.ops.local_correlation import local_correlation
 
 DIVISOR = 32
@@ -80,7 +81,7 @@ class RaftXFeat(nn.Module):
                 strides.append(8)
 
         coarse = flow
-        flow = 2 * convex_upsample(flow, self.coarse.mask(hidden), 2)
+        flow = 2 * convex_upsample(flow, self.coarse.mask(hidden), 2, rim="replicate")
         if self.training:
             iterates.append(4 * flow)
             strides.append(4)
@@ -94,7 +95,7 @@ class RaftXFeat(nn.Module):
             if self.training:
                 iterates.append(4 * flow)
                 strides.append(4)
-        iterates.append(4 * convex_upsample(flow, self.fine.mask(hidden), 4))
+        iterates.append(4 * convex_upsample(flow, self.fine.mask(hidden), 4, rim="replicate"))
         strides.append(1)
         return FlowPrediction(flow=iterates[-1], iterates=iterates, strides=strides, coarse=coarse)
 
@@ -233,16 +234,3 @@ def warped(features1: Tensor, flow: Tensor) -> Tensor:
     size = flow.new_tensor([flow.shape[-1], flow.shape[-2]])
     grid = (2 * flow_targets(flow) + 1) / size - 1
     return F.grid_sample(features1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def convex_upsample(flow: Tensor, mask: Tensor, factor: int) -> Tensor:
-    """(N, 2, f h, f w): every fine pixel a convex combination of the 3x3 coarse flows around it (RAFT, section 3.3).
-
-    `flow` (N, 2, h, w); `mask` (N, 9 f f, h, w) logits. Values are not scaled: multiply by `factor` to turn cells into finer
-    cells.
-    """
-    batch, _, height, width = flow.shape
-    share = mask.float().view(batch, 1, 9, factor, factor, height, width).softmax(2)
-    neighbours = F.unfold(F.pad(flow, (1, 1, 1, 1), mode="replicate"), 3).view(batch, 2, 9, 1, 1, height, width)
-    fine = (share * neighbours).sum(2)
-    return fine.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, factor * height, factor * width)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from flowkit.models.raft import RAFT, raft, raft_small
-from flowkit.models.raft_parts import ConvGRU, convex_upsample, normalise_
+from flowkit.models.raft_parts import ConvGRU, normalise_
 
 BUILDERS = {"raft": raft, "raft-small": raft_small}
 
@@ -139,20 +139,6 @@ def test_gru_is_the_one_on_all_channels():
     for step in gru.steps(context):
         hidden = step(hidden, motion)
     torch.testing.assert_close(hidden, expected)
-
-
-def test_convex_upsampling():
-    flow = torch.tensor([0.5, -2.0]).view(1, 2, 1, 1).expand(1, 2, 4, 5)
-    fine = convex_upsample(flow, torch.randn(1, 576, 4, 5))
-    inner = fine[:, :, 8:-8, 8:-8]
-    torch.testing.assert_close(inner, 8 * flow[..., :1, :1].expand_as(inner))
-    # All weight of sub-pixel (row 2, column 5) on the right-hand neighbour (row 1, column 2 of 3x3).
-    mask = torch.zeros(1, 9, 8, 8, 4, 5)
-    mask[:, 5, 2, 5] = 1e4
-    flow = torch.randn(1, 2, 4, 5)
-    fine = convex_upsample(flow, mask.view(1, 576, 4, 5))
-    torch.testing.assert_close(fine[0, :, 2 + 8 * 1, 5 + 8 * 3], 8 * flow[0, :, 1, 4])
-    assert not fine[0, :, 2 + 8 * 1, 5 + 8 * 4].any()  # beyond the rim: 0
 
 
 def test_small_upsampling_keeps_corners():

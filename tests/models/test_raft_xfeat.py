@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from flowkit.io.weights import load_checkpoint
-from flowkit.models.raft_xfeat import RaftXFeat, convex_upsample, raft_xfeat, warped
+from flowkit.models.raft_xfeat import RaftXFeat, raft_xfeat, warped
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +77,6 @@ def test_warping_reads_where_the_flow_points() -> None:
     found = warped(features, flow)
     assert torch.allclose(found[0, 0, :2, :4], features[0, 0, 2:, 1:], atol=1e-5)
     assert found[0, 0, 3].abs().max() == 0  # outside
-
-
-def test_convex_upsampling_keeps_a_constant_and_can_pick_a_neighbour() -> None:
-    flow = torch.zeros(1, 2, 3, 3) + 5
-    assert torch.allclose(convex_upsample(flow, torch.randn(1, 36, 3, 3), 2), torch.tensor(5.0))
-    flow = torch.arange(9.0).view(1, 1, 3, 3).repeat(1, 2, 1, 1)
-    mask = torch.full((1, 9, 2, 2, 3, 3), -100.0)
-    mask[:, 5, 0, 1] = 100  # the fine pixel (0, 1) of each cell takes the cell to the right
-    mask[:, 4, 1, 0] = 100
-    fine = convex_upsample(flow, mask.view(1, 36, 3, 3), 2)
-    assert fine[0, 0, 2, 3] == 5 and fine[0, 0, 3, 2] == 4
 
 
 def test_it_learns_a_shift() -> None:
