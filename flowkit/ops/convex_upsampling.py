@@ -1,4 +1,4 @@
-"""RAFT's learned upsampling (Teed and Deng, ECCV 2020, section 3.3): every fine pixel is a convex combination of coarse cells."""
+"""RAFT's learned upsampling (Teed and Deng, ECCV 2020, section 3.3): fine pixels are convex combinations of coarse cells."""
 
 from __future__ import annotations
 
