@@ -12,6 +12,15 @@ EXIT_PARTIAL_BATCH = 6
 EXIT_INTERRUPTED = 130
 
 
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "Insufficient memory",
+    "out of memory",
+    "Unable to allocate",
+    "Cannot allocate memory",
+)
+
+
 class FlowkitError(Exception):
     """Base of all errors that flowkit raises on purpose; `exit_code` is what the command line returns."""
 
@@ -46,3 +55,11 @@ class GeometryError(FlowkitError):
     """No reliable geometry where the caller asked for one (exit 5). Pipelines answer with a status instead of raising."""
 
     exit_code = EXIT_NO_GEOMETRY
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy, OpenCV, torch or the system says by this exception that memory is short."""
+    if isinstance(error, MemoryError):
+        return True
+    speaks = isinstance(error, RuntimeError | OSError) or type(error).__name__ in ("error", "OutOfMemoryError")
+    return speaks and any(words in str(error) for words in _OUT_OF_MEMORY)

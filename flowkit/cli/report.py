@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flowkit.errors import EXIT_INPUT, EXIT_INTERRUPTED, FlowkitError
+from flowkit.errors import EXIT_INPUT, EXIT_INTERRUPTED, FlowkitError, is_out_of_memory
 
 if TYPE_CHECKING:
     from flowkit.pipelines.outputs import Outcome
@@ -22,13 +22,6 @@ EXIT_INTERNAL = 1
 EXIT_BROKEN_PIPE = 141
 """What a shell reports of a program that SIGPIPE ended: the reader of stdout has gone."""
 
-_MEMORY = (
-    "can't allocate memory",
-    "Insufficient memory",
-    "out of memory",
-    "Unable to allocate",
-    "Cannot allocate memory",
-)
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
 
 _levels = 0, False
@@ -98,16 +91,10 @@ def explain(error: BaseException) -> Fault:
         return Fault(kind, "interrupted", EXIT_INTERRUPTED)
     if isinstance(error, BrokenPipeError):
         return Fault(kind, "", EXIT_BROKEN_PIPE)
-    if (
-        isinstance(error, MemoryError)
-        or (isinstance(error, RuntimeError | OSError) and _says(error, _MEMORY))
-        or (
-            kind in ("error", "OutOfMemoryError") and _says(error, _MEMORY)  # cv2.error and torch's
-        )
-    ):
+    if is_out_of_memory(error):
         return Fault(
             "MemoryError",
-            "not enough memory for images of this size; give a smaller --resize, or free some",
+            "not enough memory for images of this size; give a smaller --resize, for a network --tile, or free some",
             EXIT_INPUT,
         )
     if isinstance(error, OSError) and error.errno in _DISK:
@@ -127,11 +114,6 @@ def fail(error: BaseException) -> int:
     prefix = "flowkit: " if fault.exit_code in (EXIT_INTERNAL, EXIT_INTERRUPTED) else "flowkit: error: "
     print(f"{prefix}{fault.message}", file=sys.stderr)
     return fault.exit_code
-
-
-def _says(error: BaseException, phrases: tuple[str, ...]) -> bool:
-    text = str(error)
-    return any(phrase in text for phrase in phrases)
 
 
 def _one_line(error: BaseException) -> str:

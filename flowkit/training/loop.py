@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.batch import PairBatch
-from flowkit.errors import EXIT_PARTIAL_BATCH, FlowkitError
+from flowkit.errors import EXIT_INPUT, EXIT_PARTIAL_BATCH, FlowkitError, is_out_of_memory
 from flowkit.io.atomic import remove_stale
 from flowkit.io.weights import write_weights
 from flowkit.training.checkpoints import SHARD_SIZE, clear, read_checkpoint, write_checkpoint
@@ -54,6 +54,12 @@ class Diverged(FlowkitError):  # noqa: N818
     """The loss or the gradient is not finite (exit 6: a part is done, and its last checkpoint is kept)."""
 
     exit_code = EXIT_PARTIAL_BATCH
+
+
+class TooLarge(FlowkitError):  # noqa: N818
+    """A step takes more memory than there is (exit 3); the last checkpoint is kept."""
+
+    exit_code = EXIT_INPUT
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,8 @@ class Outcome:
 def train(recipe: Recipe, material: Material, plan: Plan, listener: Listener | None = None) -> Outcome:
     """Train, and leave the checkpoints `last` and `best`, the weights and the log in `plan.output`.
 
-    Diverged, OutputError, WeightsError and InputError leave the last good checkpoint where it is. SIGINT and SIGTERM end
-    the run with a checkpoint after the step in progress.
+    Diverged, TooLarge, OutputError, WeightsError and InputError leave the last good checkpoint where it is. SIGINT and
+    SIGTERM end the run with a checkpoint after the step in progress.
     """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -144,6 +150,10 @@ class _Run:
                 self._step(model, optimiser, batches, fraction, meter)
                 self._after_step(fraction, meter)
             self._finish(meter)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise self._too_large(fraction) from error
         finally:
             batches.close()
             if self.log is not None:
@@ -233,15 +243,23 @@ class _Run:
         if step is None:
             return
         seeds = [self.recipe.batch_seed(number) for number in self._numbers(step)]
-        kept = (
-            f"the last good checkpoint is {self.plan.output / LAST} (step {self.saved})"
-            if self.saved
-            else "no checkpoint yet"
-        )
         raise Diverged(
-            f"loss or gradient is not finite at step {step} (batch seed {', '.join(map(str, seeds))}); {kept}; "
+            f"loss or gradient is not finite at step {step} (batch seed {', '.join(map(str, seeds))}); {self._kept()}; "
             "try a smaller --set learning_rate=..., or --set precision=fp32"
         )
+
+    def _too_large(self, fraction: float) -> TooLarge:
+        index = self.recipe.stage_at(fraction)
+        stage, where = self.stages[index], f"stages.{index}." if self.recipe.stages else ""
+        return TooLarge(
+            f"not enough memory at step {self.progress.step} for {stage.batch} pairs of {stage.size[0]} x {stage.size[1]} "
+            f"pixels; {self._kept()}; try a smaller --set {where}batch=... (--set accumulate=... makes up for it) or size"
+        )
+
+    def _kept(self) -> str:
+        if not self.saved:
+            return "no checkpoint yet"
+        return f"the last good checkpoint is {self.plan.output / LAST} (step {self.saved})"
 
     def _numbers(self, step: int) -> list[int]:
         per_step = self.recipe.accumulate * self.fabric.world_size

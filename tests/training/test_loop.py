@@ -19,7 +19,7 @@ from flowkit.errors import WeightsError
 from flowkit.training import loop
 from flowkit.training.checkpoints import read_checkpoint, read_index
 from flowkit.training.feeding import Maker
-from flowkit.training.loop import Diverged, Plan, train
+from flowkit.training.loop import Diverged, Plan, TooLarge, train
 from flowkit.training.recipe import Stage
 from flowkit.training.schedule import Budget
 from flowkit.training.state import initialise
@@ -195,6 +195,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(recipe, material, tmp_path):
     checkpoint = read_checkpoint(tmp_path / "last")
     assert checkpoint.facts["step"] == 3
     assert all(value.isfinite().all() for value in checkpoint.tensors.values())
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")]
+)
+def test_a_batch_that_is_too_large_is_told_in_a_line(recipe, material, tmp_path, monkeypatch, error):
+    step = loop._Run._step
+
+    def starved(run, *arguments):
+        if run.progress.step == 4:
+            raise error
+        step(run, *arguments)
+
+    monkeypatch.setattr(loop._Run, "_step", starved)
+    with pytest.raises(TooLarge) as told:
+        train(recipe, material, Plan(tmp_path, Budget(9)))
+    assert "at step 4 " in str(told.value) and "--set batch=" in str(told.value) and "(step 3)" in str(told.value)
+    assert told.value.exit_code == 3 and read_checkpoint(tmp_path / "last").facts["step"] == 3
 
 
 def test_signals_end_with_a_checkpoint(recipe, material, tmp_path):
