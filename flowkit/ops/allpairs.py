@@ -169,14 +169,14 @@ def _windows(points: Tensor, sizes: list[tuple[int, int]], radius: int) -> _Wind
         fraction = (scaled - whole)[..., None]
         # Windows wholly outside need not be told apart; the limits also tame what NaN and infinity become as whole numbers.
         first = torch.minimum(whole.long().clamp_min(-radius - 2), lengths + radius) - radius
-        cells = first[..., None] + steps
-        there = ((cells >= 0) & (cells < lengths[:, None])).to(values.dtype)
-        return cells, torch.stack([(1 - fraction) * there[..., :-1], fraction * there[..., 1:]])
+        middle = (lengths - 1).to(values.dtype) / 2
+        there = ((first - middle)[..., None] + steps).abs_() <= middle[:, None]  # in floats: faster than whole numbers
+        return first, torch.stack([(1 - fraction) * there[..., :-1], fraction * there[..., 1:]])
 
     x, weights_x = axis(points[:, 0], widths)
     y, weights_y = axis(points[:, 1], heights)
-    row = torch.minimum(y.clamp_min(0), (heights[:, None] - 1).clamp_min(0))
-    start = row * widths[:, None] + x[..., :1] + (area.cumsum(0) - area)[:, None]
+    row = torch.minimum((y[..., None] + steps).clamp_min_(0), (heights[:, None] - 1).clamp_min(0))
+    start = row.mul_(widths[:, None]).add_((x + area.cumsum(0) - area)[..., None])
     return _Windows(start, weights_x, weights_y)
 
 
