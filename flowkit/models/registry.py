@@ -40,7 +40,8 @@ class ModelSpec:
     stride: int = 1
     """Pixels per cell of the working grid, on which `initial` is given and `FlowPrediction.coarse` lies."""
     memory: int = 0
-    """Bytes that a forward pass takes per pixel of image0 in fp32 with the on-demand lookup, measured at 1080p and 4K."""
+    """Bytes that a forward pass takes per pixel of image0 in fp32 with the on-demand lookup: the larger figure of 1080p and 4K,
+    and a fifth or more to spare."""
     init: str = "none"
     """What it starts from unless told otherwise (`flowkit.pipelines.flow.INITS`)."""
     convert: str | None = None
@@ -78,7 +79,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 paper=_RAFT,
                 licence="Apache-2.0",
                 stride=8,
-                memory=900,
+                memory=500,
                 convert="flowkit.models.convert_raft:convert",
                 sources=_RAFT_SOURCES,
             ),
@@ -92,7 +93,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 paper=_RAFT,
                 licence="Apache-2.0",
                 stride=8,
-                memory=500,
+                memory=300,
                 convert="flowkit.models.convert_raft:convert",
                 sources=_RAFT_SOURCES,
             ),
