@@ -84,12 +84,19 @@ def _corner(value, length, RADIUS: tl.constexpr):  # type: ignore[no-untyped-def
 
 
 @triton.jit
-def _lookup(volume, points, table, scales, found, cells, RADIUS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    point, level = tl.program_id(0).to(tl.int64), tl.program_id(1)
+def _window(points, table, scales, point, level, RADIUS: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Height and width of a level, and a point's window there: its first cell and the fractions, along x and y."""
     height, width = tl.load(table + 3 * level), tl.load(table + 3 * level + 1)
     scale = tl.load(scales + level)
     left, fx = _corner(tl.load(points + 2 * point) * scale, width, RADIUS)
     top, fy = _corner(tl.load(points + 2 * point + 1) * scale, height, RADIUS)
+    return height, width, left, top, fx, fy
+
+
+@triton.jit
+def _lookup(volume, points, table, scales, found, cells, RADIUS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    point, level = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    height, width, left, top, fx, fy = _window(points, table, scales, point, level, RADIUS)
     side: tl.constexpr = 2 * RADIUS + 1
     k = tl.arange(0, BLOCK)
     column, row = left + k // side, top + k % side
@@ -108,10 +115,7 @@ def _lookup(volume, points, table, scales, found, cells, RADIUS: tl.constexpr, B
 @triton.jit
 def _add_gradient(gathered, points, table, scales, gradient, cells, RADIUS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     point, level = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    height, width = tl.load(table + 3 * level), tl.load(table + 3 * level + 1)
-    scale = tl.load(scales + level)
-    left, fx = _corner(tl.load(points + 2 * point) * scale, width, RADIUS)
-    top, fy = _corner(tl.load(points + 2 * point + 1) * scale, height, RADIUS)
+    height, width, left, top, fx, fy = _window(points, table, scales, point, level, RADIUS)
     side: tl.constexpr = 2 * RADIUS + 1
     k = tl.arange(0, BLOCK)
     a, b = k // (side + 1), k % (side + 1)

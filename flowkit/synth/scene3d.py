@@ -180,7 +180,7 @@ def _sample_skins(random: Random, objects: Objects, stage: Stage, photos: PhotoS
     alike = random.chance(0.5, count, counts.boxes, 1)
     photo[:, first : first + 6 * counts.boxes] = torch.where(alike, faces[..., :1], faces).flatten(1)
     height, width = photos.size
-    offset = random.between(0, 1, count, n, 2) * torch.tensor([width, height], device=random.device)
+    offset = random.uniform(count, n, 2) * torch.tensor([width, height], device=random.device)
     light = random.between(0.65, 1.15, count, n, 1)
     tint = (0.04 * random.normal(count, n, 3)).exp()
     start = first + 6 * counts.boxes + counts.panels

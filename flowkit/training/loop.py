@@ -153,7 +153,7 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise self._too_large(fraction) from error
+            raise self._too_large() from error
         finally:
             batches.close()
             if self.log is not None:
@@ -248,8 +248,8 @@ class _Run:
             "try a smaller --set learning_rate=..., or --set precision=fp32"
         )
 
-    def _too_large(self, fraction: float) -> TooLarge:
-        index = self.recipe.stage_at(fraction)
+    def _too_large(self) -> TooLarge:
+        index = self._stage_at(self.progress.step)
         stage, where = self.stages[index], f"stages.{index}." if self.recipe.stages else ""
         return TooLarge(
             f"not enough memory at step {self.progress.step} for {stage.batch} pairs of {stage.size[0]} x {stage.size[1]} "
