@@ -138,7 +138,8 @@ class Matches:
     """Pairs of keypoints: `pairs` (M, 2) int64 index `keypoints0` (N0, 2) and `keypoints1` (N1, 2), pixels of the originals.
 
     `scores` (M,) float32 in [0, 1], higher is better. `origin` (M,) int64 indexes `origins`: which feature (or which stage)
-    each match came from. `inliers` (M,) bool once an estimator has judged them.
+    each match came from. `inliers` (M,) bool once an estimator has judged them. `stage` (M,) int64 of guided matching: 1 found
+    near the flow's prediction, 2 among the rest, 0 (in a mixture) found without a guide; None where nothing was guided.
     """
 
     keypoints0: np.ndarray
@@ -150,6 +151,7 @@ class Matches:
     origins: tuple[str, ...] = ()
     origin: np.ndarray | None = None
     inliers: np.ndarray | None = None
+    stage: np.ndarray | None = None
     run: Run | None = None
 
     def __len__(self) -> int:

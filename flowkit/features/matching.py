@@ -39,8 +39,8 @@ def match_descriptors(
     import torch
 
     count0, count1 = len(features0.keypoints), len(features1.keypoints)
-    if count0 == 0 or count1 == 0:
-        return no_matches(features0.size, features1.size, features0.name)
+    if count0 == 0 or count1 == 0:  # the keypoints stay: an image has the same in every pair
+        return label(features0, features1, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), features0.name)
     descriptors0 = torch.from_numpy(features0.descriptors).to(device)
     descriptors1 = torch.from_numpy(features1.descriptors).to(device)
     best_row = torch.full((count1,), -2.0, device=device)
@@ -72,7 +72,10 @@ def match_descriptors(
 
 
 def merge(matches: Sequence[Matches]) -> Matches:
-    """All matches of one image pair in one value: keypoints concatenated, indices moved, `origin` saying whose each is."""
+    """All matches of one image pair in one value: keypoints concatenated, indices moved, `origin` saying whose each is.
+
+    Where some of them were guided, those that were not have stage 0.
+    """
     if len(matches) == 1:
         return matches[0]
     offset0 = np.cumsum([0] + [len(m.keypoints0) for m in matches])
@@ -80,6 +83,7 @@ def merge(matches: Sequence[Matches]) -> Matches:
     origins = tuple(dict.fromkeys(name for m in matches for name in m.origins))
     parts = zip(matches, offset0, offset1, strict=False)
     judged = all(m.inliers is not None for m in matches)
+    stages = [np.zeros(len(m), np.int64) if m.stage is None else m.stage for m in matches]
     return Matches(
         keypoints0=np.concatenate([m.keypoints0 for m in matches]),
         keypoints1=np.concatenate([m.keypoints1 for m in matches]),
@@ -90,6 +94,7 @@ def merge(matches: Sequence[Matches]) -> Matches:
         origins=origins,
         origin=np.concatenate([_origin(m, origins) for m in matches]),
         inliers=np.concatenate([m.inliers for m in matches]) if judged else None,
+        stage=np.concatenate(stages) if any(m.stage is not None for m in matches) else None,
     )
 
 
@@ -136,6 +141,7 @@ def select(matches: Matches, keep: np.ndarray) -> Matches:
         scores=matches.scores[keep],
         origin=None if matches.origin is None else matches.origin[keep],
         inliers=None if matches.inliers is None else matches.inliers[keep],
+        stage=None if matches.stage is None else matches.stage[keep],
     )
 
 

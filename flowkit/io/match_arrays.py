@@ -43,10 +43,12 @@ def checked_matches(matches: Matches, path: str | os.PathLike[str]) -> Matches:
     limits = len(matches.keypoints0), len(matches.keypoints1)
     if count and not ((matches.pairs >= 0).all() and (matches.pairs < limits).all()):
         raise InputError(f"{path}: a match names a keypoint that is not there; the file is damaged, write it again")
-    for name in ("scores", "origin", "inliers"):
+    for name in ("scores", "origin", "inliers", "stage"):
         values = getattr(matches, name)
         if values is not None and values.shape != (count,):
             raise InputError(f"{path}: {name} has shape {values.shape} for {count} matches; the file is damaged")
     if matches.origin is not None and not ((matches.origin >= 0) & (matches.origin < len(matches.origins))).all():
         raise InputError(f"{path}: a match names an origin that is not there; the file is damaged, write it again")
+    if matches.stage is not None and not np.isin(matches.stage, (0, 1, 2)).all():
+        raise InputError(f"{path}: a match has a stage that is not 0, 1 or 2; the file is damaged, write it again")
     return matches

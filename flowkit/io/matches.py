@@ -11,6 +11,7 @@ The keys of .npz and .json. The first four are SuperGlue's; a file with only the
 | size0, size1 | (2,) | height, width; 0, 0 where unknown, as in SuperGlue's own files |
 | origins, origin | names, (M,) | which feature or stage each match came from (optional) |
 | inliers | (M,) | an estimator's judgement (optional) |
+| stage | (M,) | of guided matching: 1 near the flow's prediction, 2 among the rest, 0 without a guide (optional) |
 | convention | text | how to read the coordinates |
 
 Provenance (`Matches.run`) is not in these files but in the record beside them (flowkit.io.results).
@@ -42,7 +43,7 @@ MAX_UNPACKED = 1 << 32
 
 _UNKNOWN_SIZE = (0, 0)
 _KEYS = ("keypoints0", "keypoints1", "matches", "match_confidence", "pairs", "scores", "size0", "size1")
-_OPTIONAL = ("origins", "origin", "inliers", "convention")
+_OPTIONAL = ("origins", "origin", "inliers", "stage", "convention")
 
 
 def write_matches(path: str | os.PathLike[str], matches: Matches) -> None:
@@ -92,6 +93,8 @@ def _arrays(matches: Matches) -> dict[str, np.ndarray]:
         arrays["origin"] = np.asarray(matches.origin, np.int64)
     if matches.inliers is not None:
         arrays["inliers"] = np.asarray(matches.inliers, bool)
+    if matches.stage is not None:
+        arrays["stage"] = np.asarray(matches.stage, np.int64)
     return arrays
 
 
@@ -100,7 +103,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Matches:
         pairs, scores = arrays["pairs"], arrays["scores"]
     else:
         pairs, scores = pairs_of(arrays["matches"], arrays.get("match_confidence"))
-    origin, inliers = arrays.get("origin"), arrays.get("inliers")
+    origin, inliers, stage = arrays.get("origin"), arrays.get("inliers"), arrays.get("stage")
     return Matches(
         keypoints0=_two_columns(arrays["keypoints0"]),
         keypoints1=_two_columns(arrays["keypoints1"]),
@@ -111,6 +114,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray]) -> Matches:
         origins=tuple(str(name) for name in arrays.get("origins", ())),
         origin=None if origin is None else origin.astype(np.int64, casting="same_kind"),
         inliers=None if inliers is None else inliers.astype(bool),
+        stage=None if stage is None else stage.astype(np.int64, casting="same_kind"),
     )
 
 

@@ -265,7 +265,14 @@ def _agreement(matches: Matches) -> dict[str, Any]:
         "inliers": inliers,
         "inlier_ratio": inliers / len(matches) if inliers is not None and len(matches) else None,
         "origins": {name: origins[name] for name in matches.origins if name in origins},
+        "stages": None if matches.stage is None else _stages(matches.stage),
     }
+
+
+def _stages(stage: np.ndarray) -> dict[str, int]:
+    """How many matches each stage of guided matching gave; 1 and 2 always, 0 where some were not guided."""
+    counts = np.bincount(stage, minlength=3)
+    return {str(number): int(counts[number]) for number in (0, 1, 2) if number or counts[0]}
 
 
 def _statistics(flow: Flow) -> FlowStatistics:

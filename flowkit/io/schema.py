@@ -103,6 +103,11 @@ class Agreement(Model):
     inliers: Count | None
     inlier_ratio: Share | None
     origins: dict[Text, Count] = Field(description="Feature or stage -> its matches")
+    stages: dict[Text, Count] | None = Field(
+        default=None,
+        description="Guided matching: 1 near the flow's prediction, 2 among the rest, 0 without a guide -> its matches; "
+        "null where nothing was guided",
+    )
 
 
 class FlowRecord(Record):

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 
 from flowkit.features.base import nothing
-from flowkit.features.matching import deduplicate, match_descriptors, merge, no_matches
+from flowkit.features.matching import deduplicate, match_descriptors, merge, no_matches, select
 from flowkit.types import Features, Matches
 
 SIZE = (100, 200)
@@ -60,7 +62,10 @@ def test_merge_keeps_points_and_says_whose_they_are():
     merged = merge([first, no_matches(SIZE, SIZE, "c"), second])
     assert merged.points0.tolist() == [[3, 4], [7, 8]] and merged.points1.tolist() == [[5, 6], [9, 10]]
     assert [merged.origins[i] for i in merged.origin] == ["a", "b"] and merged.origins == ("a", "c", "b")
-    assert merge([first]) is first
+    assert merge([first]) is first and merged.stage is None
+    guided = merge([first, replace(second, stage=np.array([2])), replace(first, stage=np.array([1]))])
+    assert guided.stage.tolist() == [0, 2, 1] and select(guided, [2, 1]).stage.tolist() == [1, 2]
+    assert deduplicate(guided).stage.tolist() == [0, 2]
 
 
 def test_duplicates_keep_the_best():

@@ -50,6 +50,7 @@ def assert_same(back, matches):
         {"keypoints0": np.array([[0.1, 1 / 3]] * 4)},
         {"keypoints0": np.array([[np.nan, 1]] * 4, np.float32)},
         {"size0": (0, 0)},
+        {"stage": np.array([1, 2, 0])},
     ],
 )
 def test_round_trip(tmp_path, suffix, changes):
@@ -113,6 +114,8 @@ def test_json_has_null_for_nan(tmp_path):
         ({"pairs": np.array([[0.5, 1.0]])}, "matches"),
         ({"pairs": np.array([[0, 0, 0]])}, "pairs has shape"),
         ({"pairs": np.array(0)}, "matches|pairs"),
+        ({"stage": np.array([1, 2])}, "stage has shape"),
+        ({"stage": np.array([3])}, "stage that is not"),
     ],
 )
 def test_arrays_that_do_not_fit(tmp_path, change, fault):

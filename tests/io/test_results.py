@@ -181,7 +181,10 @@ def test_flow_statistics():
 def test_matches_are_counted():
     record = RECORDS[2]
     assert (record.matches, record.inliers, record.inlier_ratio) == (4, 3, 0.75)
-    assert (record.keypoints0, record.keypoints1) == (5, 6)
+    assert (record.keypoints0, record.keypoints1) == (5, 6) and record.stages is None
+    for stage, counts in (([1, 2, 2, 2], {"1": 1, "2": 3}), ([0, 1, 0, 1], {"0": 2, "1": 2, "2": 0})):
+        guided = dataclasses.replace(MATCHES, stage=np.array(stage))
+        assert results.matches_record(guided, "a", "b").stages == counts
     assert record.origins == {"sift": 1, "xfeat": 3} and record.mean_score == pytest.approx(2 / 3)
     assert (record.image0.size, record.image1.size) == ((20, 30), (40, 50))
     none = RECORDS[3]
