@@ -21,6 +21,9 @@ class PairBatch:
     The `backward` fields say the same for image1 -> image0. Cameras: K 3x3 in pixels, X1 = R X0 + t, E = [t]x R, F with
     x1' F x0 = 0 (pixels); depths (B, H, W) along the optical axis in the unit of t. With `moving` (B, H, W) bool True where
     a pixel of image0 moves on its own, so that the cameras do not explain its flow.
+
+    A triplet (LIFE) has a third picture besides, `warped` (B, 3, H, W): image1 through a synthetic map. `warp` (B, 2, H, W) is
+    the flow image1 -> warped on image1's grid, known where `warp_valid` (B, H, W), `unwarp` and `unwarp_valid` the way back.
     """
 
     image0: Tensor
@@ -40,6 +43,11 @@ class PairBatch:
     E: Tensor | None = None
     F: Tensor | None = None
     moving: Tensor | None = None
+    warped: Tensor | None = None
+    warp: Tensor | None = None
+    warp_valid: Tensor | None = None
+    unwarp: Tensor | None = None
+    unwarp_valid: Tensor | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
     """How the batch was made: scene family, seed, recipe; small values, for people and for provenance."""
 
@@ -74,7 +82,7 @@ class PairBatch:
     def reversed(self) -> PairBatch:
         """The pairs the other way round: image1 -> image0. ValueError when the backward flow is not known.
 
-        `moving` is dropped, for it lives on image0's grid.
+        `moving` is dropped, for it lives on image0's grid, and so is the third picture of a triplet.
         """
         if self.backward is None or self.backward_valid is None:
             raise ValueError("the backward flow of this batch is not known")

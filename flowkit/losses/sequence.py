@@ -51,7 +51,7 @@ def sequence_loss(
         truth, share = truths[stride]
         if flow.shape != truth.shape:
             raise ValueError(f"an iterate of {tuple(flow.shape)} at stride {stride} does not fit {tuple(truth.shape)}")
-        total = total + gamma ** (count - 1 - index) * (share * _length(_wide(flow) - truth, norm)).mean()
+        total = total + gamma ** (count - 1 - index) * (share * _length(wide(flow) - truth, norm)).mean()
     return total
 
 
@@ -85,7 +85,7 @@ def flow_metrics(flow: Tensor, batch: PairBatch, max_flow: float = 400.0) -> dic
     device, 0 where no pixel has truth.
     """
     weight = pixel_weights(batch, max_flow)
-    error = (_wide(flow) - torch.where(weight[:, None] > 0, batch.flow, 0)).square().sum(dim=1).sqrt()
+    error = (wide(flow) - torch.where(weight[:, None] > 0, batch.flow, 0)).square().sum(dim=1).sqrt()
     error = torch.where(weight > 0, error, 0)
     count = weight.sum().clamp_min(1)
     shares = {f"{limit}px": ((error < limit) * weight).sum() / count for limit in (1, 3)}
@@ -99,6 +99,6 @@ def _length(error: Tensor, norm: Norm) -> Tensor:
     return 0.5 * (error.square().sum(dim=1) + _TINY).sqrt()
 
 
-def _wide(flow: Tensor) -> Tensor:
+def wide(flow: Tensor) -> Tensor:
     """Half precision made float32; wider kinds stay."""
     return flow if flow.dtype == torch.float64 else flow.float()

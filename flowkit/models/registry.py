@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 _RAFT = "Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV 2020"
+_LIFE = "Huang et al., LIFE: Lighting Invariant Flow Estimation, ICCV 2021"
 _RAFT_SOURCES = (
     "princeton-vl/RAFT's checkpoints are BSD-3-Clause; torchvision's are, too, but its data sets' terms go with them "
     "(FlyingChairs, FlyingThings3D, Sintel and KITTI are for research)"
@@ -55,6 +56,33 @@ class ModelSpec:
         return self.kind == "network"
 
 
+_RAFT_NORMAL = ModelSpec(
+    name="raft",
+    kind="network",
+    target="flowkit.models.raft:raft",
+    divisor=8,
+    iterations=12,
+    weights="raft",
+    paper=_RAFT,
+    licence="Apache-2.0",
+    stride=8,
+    memory=500,
+    convert="flowkit.models.convert_raft:convert",
+    sources=_RAFT_SOURCES,
+)
+_RAFT_XFEAT = ModelSpec(
+    name="raft-xfeat",
+    kind="network",
+    target="flowkit.models.raft_xfeat:raft_xfeat",
+    divisor=32,
+    iterations=6,
+    weights="raft-xfeat",
+    paper=f"{_RAFT}, on the features of Potje et al., XFeat, CVPR 2024",
+    licence="Apache-2.0",
+    stride=8,
+    memory=700,
+    init="coarse",
+)
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         spec.name: spec
@@ -69,20 +97,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 paper="Kroeger et al., Fast Optical Flow using Dense Inverse Search, ECCV 2016",
                 licence="Apache-2.0",
             ),
-            ModelSpec(
-                name="raft",
-                kind="network",
-                target="flowkit.models.raft:raft",
-                divisor=8,
-                iterations=12,
-                weights="raft",
-                paper=_RAFT,
-                licence="Apache-2.0",
-                stride=8,
-                memory=500,
-                convert="flowkit.models.convert_raft:convert",
-                sources=_RAFT_SOURCES,
-            ),
+            _RAFT_NORMAL,
             ModelSpec(
                 name="raft-small",
                 kind="network",
@@ -97,19 +112,15 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 convert="flowkit.models.convert_raft:convert",
                 sources=_RAFT_SOURCES,
             ),
-            ModelSpec(
-                name="raft-xfeat",
-                kind="network",
-                target="flowkit.models.raft_xfeat:raft_xfeat",
-                divisor=32,
-                iterations=6,
-                weights="raft-xfeat",
-                paper=f"{_RAFT}, on the features of Potje et al., XFeat, CVPR 2024",
-                licence="Apache-2.0",
-                stride=8,
-                memory=700,
-                init="coarse",
+            _RAFT_XFEAT,
+            replace(
+                _RAFT_NORMAL,
+                name="life",
+                weights="life",
+                paper=_LIFE,
+                sources="drinkingcoder/LIFE's checkpoint is in RAFT's layout; trained on MegaDepth, code BSD-3-Clause",
             ),
+            replace(_RAFT_XFEAT, name="life-small", weights="life-small", paper=f"{_LIFE}, in the small"),
         )
     }
 )
@@ -130,6 +141,12 @@ def network_spec(name: str) -> ModelSpec:
         networks = ", ".join(known for known, row in MODELS.items() if row.network)
         raise UsageError(f"{name!r} is no network and has no weights; networks: {networks}")
     return spec
+
+
+def same_architecture(name: str, other: str) -> bool:
+    """Whether the weights of one network fit the other: it is the same, or was only trained in another way."""
+    rows = MODELS.get(name), MODELS.get(other)
+    return name == other or (None not in rows and rows[0].target == rows[1].target)  # type: ignore[union-attr]
 
 
 def build(name: str) -> torch.nn.Module:

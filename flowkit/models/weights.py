@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowkit.errors import UsageError, WeightsError
 from flowkit.io import weights as files
-from flowkit.models.registry import ModelSpec, build, network_spec, resolve
+from flowkit.models.registry import ModelSpec, build, network_spec, resolve, same_architecture
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def _loaded(name: str, path: Path, version: tuple[int, int], device: str, *, for
 def _refuse_others(spec: ModelSpec, path: Path, state: Mapping[str, Any], module: torch.nn.Module) -> None:
     """WeightsError, saying what the file is instead, unless it holds the tensors of this network by name and shape."""
     made_for = files.metadata(path).get("model")
-    if made_for not in (None, spec.name):
+    if made_for is not None and not same_architecture(made_for, spec.name):
         raise WeightsError(f"{path}: weights of {made_for!r}, not of {spec.name!r}; give --model {made_for}")
     fault = mismatch(state, module)
     if fault is None:

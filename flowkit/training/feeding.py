@@ -65,8 +65,8 @@ class Maker(Dataset[Any]):
 
     def _opened(self) -> list[Source]:
         if self._recipes[0].renders:
-            return [self._material.source(recipe) for recipe in self._recipes]
-        return [self._material.source(self._recipes[0])] * len(
+            return [recipe.source_from(self._material) for recipe in self._recipes]
+        return [self._recipes[0].source_from(self._material)] * len(
             self._recipes
         )  # its crops are cut when they are asked for
 

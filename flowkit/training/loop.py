@@ -190,7 +190,7 @@ class _Run:
 
     def _terms(self, model: nn.Module, batch: PairBatch, recipe: Recipe) -> dict[str, Tensor]:
         with recipe.autocast(self.device):
-            prediction = recipe.predict(model, recipe.laid_out(batch.image0), recipe.laid_out(batch.image1))
+            prediction = recipe.predict(model, *map(recipe.laid_out, recipe.views(batch)))
         return recipe.loss(prediction, batch)
 
     def _unsynchronised(self, model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:

@@ -9,14 +9,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flowkit.errors import UsageError
 from flowkit.synth.photos import PhotoStore
-from flowkit.training.augment import mixture, public_batches
 
 if TYPE_CHECKING:
     import torch
 
-    from flowkit.training.recipe import Recipe, Source
+    from flowkit.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +32,6 @@ class Material:
     photos: PhotoStore | None = None
     held_out: PhotoStore | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
-
-    def source(self, recipe: Recipe) -> Source:
-        """What gives the pairs of a recipe without stages; UsageError when what it needs is not there."""
-        if not recipe.renders:
-            return public_batches(self.data, mixture(recipe.source))
-        if self.photos is None:
-            raise UsageError("the engine makes pairs from photographs; give --photos DIR")
-        return recipe.engine_source(self.photos)
 
     def to(self, device: torch.device) -> Material:
         """The same with the photos to train on, and so their rendering, on another device."""

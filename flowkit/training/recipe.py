@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from flowkit.errors import UsageError
 from flowkit.losses.sequence import flow_metrics, sequence_loss
 from flowkit.synth.engine import Engine, EngineSettings
-from flowkit.training.augment import PublicPairs
+from flowkit.training.augment import PublicPairs, mixture, public_batches
 from flowkit.training.schedule import multistep, one_cycle
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flowkit.batch import PairBatch
     from flowkit.models.prediction import FlowPrediction
     from flowkit.synth.photos import PhotoStore
+    from flowkit.training.material import Material
     from flowkit.types import Size
 
 
@@ -221,6 +222,14 @@ class Recipe:
         """The engine over these photos; of a recipe without stages (see `at_stage`)."""
         return Engine(photos, self.engine)
 
+    def source_from(self, material: Material) -> Source:
+        """What gives the pairs of a recipe without stages; UsageError or InputError when what it needs is not there."""
+        if not self.renders:
+            return public_batches(material.data, mixture(self.source))
+        if material.photos is None:
+            raise UsageError("the engine makes pairs from photographs; give --photos DIR")
+        return self.engine_source(material.photos)
+
     def batches(self, source: Source, index: int) -> PairBatch:
         """Batch number `index` of the run: a function of the recipe and the index alone."""
         if isinstance(source, PublicPairs):
@@ -254,6 +263,10 @@ class Recipe:
         """The same for another number of update iterations; None keeps it."""
         return self if iterations is None else replace(self, iterations=iterations)
 
+    def views(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """The pairs of pictures (N, 3, H, W) that the network is asked for; a loss over several directions stacks them."""
+        return batch.image0, batch.image1
+
     def predict(self, network: torch.nn.Module, image0: Tensor, image1: Tensor) -> FlowPrediction:
         """The network's answer to images (B, 3, H, W) in [0, 1]."""
         options = dict(self.options)
@@ -263,7 +276,7 @@ class Recipe:
         return prediction
 
     def loss(self, prediction: FlowPrediction, batch: PairBatch) -> dict[str, Tensor]:
-        """`loss` is what is minimised, a scalar; the other entries are only reported."""
+        """Of the prediction for `views(batch)`: `loss` is what is minimised, a scalar; the other entries are only reported."""
         loss = sequence_loss(
             prediction.iterates,
             prediction.strides,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from flowkit.errors import UsageError
+from flowkit.training.life import LIFE_RECIPE, LIFE_SMALL
 from flowkit.training.raft_xfeat import RAFT_XFEAT
 from flowkit.training.recipe import Recipe, Stage
 
@@ -48,6 +49,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "raft": _RAFT,
         "raft-small": replace(_CPU, model="raft-small"),
         "raft-xfeat": RAFT_XFEAT,
+        "life": LIFE_RECIPE,
+        "life-small": LIFE_SMALL,
         **_PUBLIC,
     }
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowkit.errors import WeightsError
 from flowkit.io.weights import load_checkpoint, load_strictly, metadata
+from flowkit.models.registry import same_architecture
 from flowkit.training.checkpoints import INDEX, Checkpoint, read_checkpoint, read_index
 from flowkit.training.recipe import Recipe
 
@@ -100,7 +101,8 @@ def make_optimiser(recipe: Recipe, network: nn.Module, device: torch.device) -> 
 def initialise(network: nn.Module, path: Path, model: str) -> None:
     """Give the network the weights of a file, of a checkpoint, or of a run's folder (its best state, else its last).
 
-    Of a checkpoint the averaged weights are taken. WeightsError when they are of another architecture.
+    Of a checkpoint the averaged weights are taken. They may be of another model of the same architecture: LIFE begins with
+    RAFT's. WeightsError when they are of another architecture.
     """
     folder = next((place for place in (path, path / "best", path / "last") if (place / INDEX).is_file()), None)
     if folder is not None:
@@ -118,9 +120,9 @@ def initialise(network: nn.Module, path: Path, model: str) -> None:
 
 
 def require_model(facts: Mapping[str, Any], model: str, where: Path) -> None:
-    """WeightsError when the facts name another network."""
+    """WeightsError when the facts name a network of another architecture."""
     found = facts.get("model", model)
-    if found != model:
+    if not same_architecture(found, model):
         raise WeightsError(
             f"{where}: weights of {found!r}, but the recipe trains {model!r}; give a file of that network"
         )

@@ -53,7 +53,7 @@ def test_a_single_photo_will_do(tmp_path):
     picture(tmp_path / "only.png")
     material = read_photos(tmp_path)
     assert len(material.photos) == len(material.held_out) == 1
-    assert len(TINY.batches(material.source(TINY), 0)) == 2
+    assert len(TINY.batches(TINY.source_from(material), 0)) == 2
 
 
 def test_a_folder_without_photos(tmp_path):
