@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flowkit.features.base import Extractor
-from flowkit.features.matching import label, no_matches
+from flowkit.features.matching import label
 from flowkit.io.weights import card, load_checkpoint, load_strictly
 from flowkit.types import Features, Image, Matches
 
@@ -41,7 +41,7 @@ class LightGlueMatcher:
         import torch
 
         if not len(features0.keypoints) or not len(features1.keypoints):
-            return no_matches(features0.size, features1.size, self.name)
+            return label(features0, features1, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), self.name)
         with torch.inference_mode():
             found = self.network({"image0": self._input(features0), "image1": self._input(features1)})
         pairs = found["matches"][0].cpu().numpy().astype(np.int64)

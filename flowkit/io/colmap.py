@@ -7,7 +7,8 @@ on the way, and homographies and fundamental matrices change with them.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import pycolmap
 
 Geometry = Homography | RelativePose
+Intrinsics = np.ndarray | float | None
+"""K 3x3, a focal length in pixels to begin from, or nothing known."""
 
 _FOCAL_OVER_SIDE = 1.2  # COLMAP's own first guess of a focal length, in terms of the longer side
 _TO_CORNER = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
@@ -29,22 +32,28 @@ _TO_CORNER = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
 
 def export_database(
     path: str | os.PathLike[str],
-    images: Mapping[str, tuple[Size, np.ndarray | None]],
+    images: Mapping[str, tuple[Size, Intrinsics]],
     pairs: Iterable[tuple[str, str, Matches] | tuple[str, str, Matches, Geometry | None]],
+    *,
+    shared_camera: bool = False,
+    distortion: Sequence[float] | None = None,
 ) -> None:
-    """Write a new COLMAP database: `images` name -> (size, K or None) and (name0, name1, matches[, geometry]) per pair.
+    """Write a new COLMAP database: `images` name -> (size, K) and (name0, name1, matches[, geometry]) per pair.
 
-    A known K becomes a PINHOLE camera (COLMAP has no skew there), an unknown one SIMPLE_RADIAL with COLMAP's usual guess,
-    for the mapper to refine. With a geometry its inliers are stored as verified: a homography as PLANAR_OR_PANORAMIC, a
-    pose as CALIBRATED or PLANAR, a pure rotation as PANORAMIC, one that failed as DEGENERATE without inliers. Pairs without
-    geometry wait for COLMAP's own verification. All pairs of an image must share its keypoints; a pair given again, either
-    way round, is left as it was.
+    A known K becomes a PINHOLE camera (COLMAP has no skew there), with `distortion` (k1, k2[, p1, p2], as OpenCV counts them,
+    of every image) an OPENCV one. Where it is unknown it is SIMPLE_RADIAL for the mapper to refine, begun from a focal length
+    in pixels where that is given in K's place, else from COLMAP's usual guess. With `shared_camera` all images have the first
+    one's camera (frames of a video); they must be of one size.
+
+    With a geometry its inliers are stored as verified: a homography as PLANAR_OR_PANORAMIC, a pose as CALIBRATED or PLANAR, a
+    pure rotation as PANORAMIC, one that failed as DEGENERATE without inliers. Pairs without geometry wait for COLMAP's own
+    verification. All pairs of an image must share its keypoints; a pair given again, either way round, is left as it was.
     """
-    pycolmap = _pycolmap()
+    pycolmap = require_pycolmap("the COLMAP export")
     with atomic_path(path) as temporary:
         database = pycolmap.Database.open(temporary)
         try:
-            writer = _Writer(database, path, images)
+            writer = _Writer(database, path, images, shared_camera, distortion)
             for name0, name1, matches, *geometry in pairs:
                 writer.add_pair(name0, name1, matches, geometry[0] if geometry else None)
         finally:
@@ -53,11 +62,12 @@ def export_database(
                 Path(f"{temporary}{companion}").unlink(missing_ok=True)
 
 
-def _pycolmap() -> Any:
+def require_pycolmap(what: str) -> Any:
+    """The module; where it is not installed a UsageError that says `what` needs it."""
     try:
         import pycolmap
     except ImportError:
-        raise UsageError("the COLMAP export needs pycolmap; pip install 'flowkit-align[colmap]'") from None
+        raise UsageError(f"{what} needs pycolmap; pip install 'flowkit-align[colmap]'") from None
     return pycolmap
 
 
@@ -68,10 +78,21 @@ class _Writer:
         self,
         database: pycolmap.Database,
         path: str | os.PathLike[str],
-        images: Mapping[str, tuple[Size, np.ndarray | None]],
+        images: Mapping[str, tuple[Size, Intrinsics]],
+        shared_camera: bool,
+        distortion: Sequence[float] | None,
     ) -> None:
         self.database, self.path = database, path
-        self.ids = {name: _write_image(database, name, size, K) for name, (size, K) in images.items()}
+        self.ids: dict[str, int] = {}
+        sensor: _Sensor | None = None
+        for name, (size, K) in images.items():
+            if sensor is None or not shared_camera:
+                sensor = _write_camera(database, size, K, distortion)
+            elif size != sensor.size:
+                raise UsageError(
+                    f"{path}: {name} is {size[1]}x{size[0]}, not of the others' size; they share no camera"
+                )
+            self.ids[name] = _write_image(database, name, sensor)
         self.keypoints: dict[str, np.ndarray] = {}
 
     def add_pair(self, name0: str, name1: str, matches: Matches, geometry: Geometry | None) -> None:
@@ -103,26 +124,49 @@ class _Writer:
             )
 
 
-def _write_image(database: pycolmap.Database, name: str, size: Size, K: np.ndarray | None) -> int:
-    """One camera, one rig and one frame for each image, as COLMAP does for unordered photographs."""
+@dataclass(frozen=True)
+class _Sensor:
+    """A camera as the database has it; `rig` is None in versions of COLMAP that have no rigs."""
+
+    camera: int
+    rig: int | None
+    size: Size
+
+
+def _write_camera(
+    database: pycolmap.Database, size: Size, K: Intrinsics, distortion: Sequence[float] | None
+) -> _Sensor:
     import pycolmap
 
     height, width = size
-    if K is None:
-        model, params = "SIMPLE_RADIAL", [_FOCAL_OVER_SIDE * max(size), width / 2, height / 2, 0.0]
-    else:
+    if isinstance(K, np.ndarray):
         (fx, _, cx), (_, fy, cy) = pixel_centre_to_colmap(K)[:2]
         model, params = "PINHOLE", [fx, fy, cx, cy]
+        if distortion is not None:
+            model, params = "OPENCV", [*params, *distortion, *[0.0] * (4 - len(distortion))]
+    else:
+        focal = _FOCAL_OVER_SIDE * max(size) if K is None else K
+        model, params = "SIMPLE_RADIAL", [focal, width / 2, height / 2, 0.0]
     camera = pycolmap.Camera(model=model, width=width, height=height, params=params)
     camera.has_prior_focal_length = K is not None
     camera.camera_id = database.write_camera(camera)
-    image = pycolmap.Image(name=name, camera_id=camera.camera_id)
-    image.image_id = database.write_image(image)
+    rig_id = None
     if hasattr(pycolmap, "Rig"):
         rig = pycolmap.Rig()
         rig.add_ref_sensor(camera.sensor_id)
+        rig_id = database.write_rig(rig)
+    return _Sensor(camera.camera_id, rig_id, size)
+
+
+def _write_image(database: pycolmap.Database, name: str, sensor: _Sensor) -> int:
+    """One frame for each image, as COLMAP does for photographs that were not taken at once."""
+    import pycolmap
+
+    image = pycolmap.Image(name=name, camera_id=sensor.camera)
+    image.image_id = database.write_image(image)
+    if sensor.rig is not None:
         frame = pycolmap.Frame()
-        frame.rig_id = database.write_rig(rig)
+        frame.rig_id = sensor.rig
         frame.add_data_id(image.data_id)
         frame.frame_id = database.write_frame(frame)
     return int(image.image_id)
