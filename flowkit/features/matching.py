@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,13 +29,15 @@ def match_descriptors(
     mutual: bool = True,
     min_score: float | None = None,
     separation: float = 10.0,
+    free: tuple[np.ndarray, np.ndarray] | None = None,
     device: str = "cpu",
 ) -> Matches:
     """Nearest neighbours by cosine similarity of unit descriptors, which is each match's score (clipped to [0, 1]).
 
     `mutual` keeps pairs that are each other's nearest. `ratio` keeps a match when its distance is below `ratio` times the
     distance to the best neighbour that lies more than `separation` pixels elsewhere: a second orientation or a second
-    view of the same point says nothing against it (the FGINN rule of Mishkin et al., MODS, CVIU 2015).
+    view of the same point says nothing against it (the FGINN rule of Mishkin et al., MODS, CVIU 2015). `free`, bool (N0,) and
+    (N1,), keeps matches between free keypoints only; the others are still neighbours that the free ones compare with.
     """
     import torch
 
@@ -43,8 +46,7 @@ def match_descriptors(
         return label(features0, features1, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), features0.name)
     descriptors0 = torch.from_numpy(features0.descriptors).to(device)
     descriptors1 = torch.from_numpy(features1.descriptors).to(device)
-    best_row = torch.full((count1,), -2.0, device=device)
-    back = torch.zeros(count1, dtype=torch.long, device=device)
+    best = torch.full((count1,), -2.0, device=device)
     nearest, scores = [], []
     for start in range(0, count0, CHUNK):
         similarity = descriptors0[start : start + CHUNK] @ descriptors1.T
@@ -52,19 +54,22 @@ def match_descriptors(
         nearest.append(index)
         scores.append(score)
         if mutual:
-            column_best, row = similarity.max(dim=0)
-            better = column_best > best_row
-            best_row = torch.where(better, column_best, best_row)
-            back = torch.where(better, row + start, back)
+            best = torch.maximum(best, similarity.amax(dim=0))  # an argmax over columns costs ten times as much
     index1, score = torch.cat(nearest), torch.cat(scores)
     index0 = torch.arange(count0, device=device)
-    keep = back[index1] == index0 if mutual else torch.ones_like(index0, dtype=torch.bool)
+    keep = score == best[index1] if mutual else torch.ones_like(index0, dtype=torch.bool)
+    if mutual:  # of equals the first
+        first = torch.full_like(best, count0, dtype=torch.long)
+        first.scatter_reduce_(0, index1[keep], index0[keep], "amin")
+        keep &= first[index1] == index0
     if min_score is not None:
         keep &= score >= min_score
+    if free is not None:
+        free0, free1 = (torch.from_numpy(np.asarray(mask, bool)).to(device) for mask in free)
+        keep &= free0 & free1[index1]
     if ratio is not None:
-        keypoints1 = torch.from_numpy(features1.keypoints).to(device)
         for rows in keep.nonzero()[:, 0].split(CHUNK):
-            second = _second(descriptors0[rows] @ descriptors1.T, index1[rows], keypoints1, separation)
+            second = _second(descriptors0[rows] @ descriptors1.T, index1[rows], features1.keypoints, separation)
             keep[rows] = _distance(score[rows]) < ratio * _distance(second)
     pairs = torch.stack([index0[keep], index1[keep]], dim=1).cpu().numpy()
     kept = score[keep].clamp(0, 1).cpu().numpy()
@@ -189,15 +194,16 @@ def _origin(matches: Matches, origins: tuple[str, ...]) -> np.ndarray:
     return np.array([origins.index(name) for name in matches.origins], np.int64)[matches.origin]
 
 
-def _second(
-    similarity: torch.Tensor, nearest: torch.Tensor, keypoints1: torch.Tensor, separation: float
-) -> torch.Tensor:
-    """(N,) similarity of the best neighbour that is more than `separation` pixels from the nearest one."""
+def _second(similarity: torch.Tensor, nearest: torch.Tensor, keypoints1: np.ndarray, separation: float) -> torch.Tensor:
+    """(N,) similarity of the best neighbour over `separation` pixels from the nearest one; `similarity` is overwritten."""
     import torch
+    from scipy.spatial import cKDTree
 
-    apart = keypoints1[nearest]
-    near = (keypoints1[None, :, 0] - apart[:, None, 0]) ** 2 + (keypoints1[None, :, 1] - apart[:, None, 1]) ** 2
-    return torch.where(near > separation**2, similarity, -1.0).amax(dim=1)
+    near = cKDTree(keypoints1).query_ball_point(keypoints1[nearest.cpu().numpy()], separation)
+    rows = np.repeat(np.arange(len(near)), [len(each) for each in near])
+    columns = np.fromiter(chain.from_iterable(near), np.int64, len(rows))
+    similarity[torch.from_numpy(rows).to(similarity.device), torch.from_numpy(columns).to(similarity.device)] = -1.0
+    return similarity.amax(dim=1)
 
 
 def _distance(similarity: torch.Tensor) -> torch.Tensor:

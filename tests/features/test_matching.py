@@ -33,6 +33,21 @@ def test_mutual_and_one_way():
     assert match_descriptors(left, right, mutual=False).pairs.tolist() == [[0, 0], [1, 0]]
 
 
+def test_of_equal_descriptors_the_first_is_matched():
+    same = features([[1, 0], [0, 1], [1, 0]])
+    assert match_descriptors(same, features([[1, 0]])).pairs.tolist() == [[0, 0]]
+    assert match_descriptors(features([[1, 0]]), same).pairs.tolist() == [[0, 0]]
+
+
+def test_only_free_keypoints_match_but_all_compare():
+    left, right = features([[1, 0, 0], [0, 1, 0]]), features([[1, 0.1, 0], [0, 1, 0], [1, 0, 0.2]])
+    every = np.ones(2, bool), np.ones(3, bool)
+    assert match_descriptors(left, right, free=every).pairs.tolist() == [[0, 0], [1, 1]]
+    assert match_descriptors(left, right, free=(every[0], np.array([0, 1, 1], bool))).pairs.tolist() == [[1, 1]]
+    assert match_descriptors(left, right, free=(np.array([1, 0], bool), every[1])).pairs.tolist() == [[0, 0]]
+    assert len(match_descriptors(left, right, ratio=0.9, free=(every[0], np.array([1, 0, 0], bool)))) == 1
+
+
 def test_ratio_ignores_neighbours_at_the_same_place():
     left = features([[1.0, 0.05, 0]])
     twice = [[1, 0, 0], [1, 0.001, 0], [0, 0, 1]]
