@@ -44,7 +44,8 @@ class Data:
         list[str] | None,
         Option(
             metavar="NAME=DIR",
-            help="A public data set (flyingchairs, sintel, ...), for recipes that read it; repeatable.",
+            help="A public data set (flyingchairs, sintel, ...) or, for life, posed photographs (colmap, megadepth-caps); "
+            "repeatable.",
             rich_help_panel=DATA,
         ),
     ] = None
@@ -105,14 +106,19 @@ class Output:
 @grouped
 def train(
     name: Annotated[
-        str, Argument(metavar="RECIPE", help="raft-small, raft, raft-xfeat, raft-chairs, ...", show_default=False)
+        str,
+        Argument(
+            metavar="RECIPE",
+            help="raft, raft-small, raft-xfeat, life, life-small, raft-chairs, ...",
+            show_default=False,
+        ),
     ],
     *,
     course: Course,
     data: Data,
     output: Output,
 ) -> None:
-    """Train a network from photographs, out of which the data engine makes pairs with exact flow.
+    """Train a network from photographs, out of which the data engine makes pairs with exact flow (life: poses).
 
     Writes into --output: the checkpoints last/ and best/ (by the error on held-out scenes), weights.safetensors and
     best.safetensors with their averaged weights, log.jsonl and tensorboard/. Ctrl-C ends with a checkpoint, --resume goes on.

@@ -24,8 +24,8 @@ _NOT_SEEN = np.array((255, 80, 60), np.float32)
 def write_preview(recipe: Recipe, material: Material, count: int, folder: Path) -> list[Path]:
     """Write the first `count` pairs of a run as `preview-NN.png` into `folder` and return the files.
 
-    A row is image0, image1, the flow in Middlebury's colours (black: no truth) and image0 with hidden points in red. Where
-    the recipe has stages each of them gets its share of the rows, and sheets of its own.
+    A row is image0, image1, the flow in Middlebury's colours (black: no truth) and image0 with hidden points in red, and of a
+    triplet the warped image1. Where the recipe has stages each of them gets its share of the rows, and sheets of its own.
     """
     stages = max(1, len(recipe.stages))
     files: list[Path] = []
@@ -42,10 +42,11 @@ def write_preview(recipe: Recipe, material: Material, count: int, folder: Path) 
 
 
 def row(pairs: PairBatch, index: int, title: str = "") -> np.ndarray:
-    """One pair as a strip of four pictures, (H, W', 3) uint8."""
-    image0, image1 = (
+    """One pair as a strip of four pictures, or a triplet as one of five, (H, W', 3) uint8."""
+    image0, image1, *warped = (
         np.ascontiguousarray((image[index].movedim(0, -1) * 255).round().byte().cpu().numpy())
-        for image in (pairs.image0, pairs.image1)
+        for image in (pairs.image0, pairs.image1, pairs.warped)
+        if image is not None
     )
     flow = pairs.flow[index].cpu().numpy()
     valid = pairs.valid[index].cpu().numpy()
@@ -59,7 +60,7 @@ def row(pairs: PairBatch, index: int, title: str = "") -> np.ndarray:
     if title:
         canvas.draw_text(image0, title)
     canvas.draw_text(colours, f"{longest:.1f} px")
-    return canvas.row([image0, image1, colours, hidden])
+    return canvas.row([image0, image1, colours, hidden, *warped])
 
 
 def sheet(rows: list[np.ndarray]) -> np.ndarray:

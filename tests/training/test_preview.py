@@ -38,3 +38,10 @@ def test_what_a_row_shows(material):
     assert (flow[-4:, :16] == 0).all() and flow[-4:, 16:].any(), "black where nothing is known"
     np.testing.assert_array_equal(marked[:, :16], image[:, :16])
     assert (marked[:, 16:, 0].astype(int) >= 0.65 * 255 - 1).all(), "red where the point is hidden"
+
+
+def test_a_triplet_shows_its_third_picture(material):
+    pairs = Shifts(material.photos, 6).batch(1, (24, 32), 3)
+    strip = row(replace(pairs, warped=1 - pairs.image1), 0)
+    third, last = (strip[:, k * (32 + GAP) : k * (32 + GAP) + 32].astype(int) for k in (1, 4))
+    assert np.abs(third + last - 255).max() <= 1
