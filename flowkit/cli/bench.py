@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from flowkit.evaluation.methods import Method, WeightsFile
     from flowkit.evaluation.protocols import PairResult, Row
 
-app = Typer(help="Measure methods against ground truth: flow, homography, pose, matching.", no_args_is_help=True)
+app = Typer(
+    help="Measure methods against ground truth: flow, homography, pose, matching, localization.", no_args_is_help=True
+)
+_log = logging.getLogger(__name__)
 
 _LIST = "Several, with commas between them, are compared."
 Dataset = Annotated[str, Option(metavar="NAME", help="Data set, in its own layout (docs/bench.md).")]
@@ -33,8 +37,17 @@ Features = Annotated[
     str | None, Option(metavar="NAMES", help=f"Local features, a union written a+b. {_LIST}", rich_help_panel=METHOD)
 ]
 Effort = Annotated[str | None, Option(metavar="NAMES", help=f"normal, high. {_LIST}", rich_help_panel=METHOD)]
-
-
+Guide = Annotated[
+    str | None,
+    Option(
+        metavar="NAMES",
+        help=f"Flow models that guide matching; none for comparison. {_LIST}",
+        rich_help_panel=METHOD,
+    ),
+]
+MaxKeypoints = Annotated[
+    str | None, Option(metavar="NUMBERS", help=f"Keypoints per image at most. {_LIST}", rich_help_panel=METHOD)
+]
 Weights = Annotated[
     str | None,
     Option(metavar="FILES", help=f"Weights files for the network of --model. {_LIST}", rich_help_panel=METHOD),
@@ -44,6 +57,17 @@ Iterations = Annotated[
 ]
 Precision = Annotated[
     str | None, Option(metavar="NAMES", help=f"auto, fp32, bf16, fp16. {_LIST}", rich_help_panel=METHOD)
+]
+
+Output = Annotated[
+    Path | None,
+    Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="Folder for bench.json, rows.csv, pairs.csv; of hpatches-mma also the curves, mma.csv and mma.png.",
+        rich_help_panel=RESULTS,
+    ),
 ]
 
 
@@ -57,6 +81,8 @@ class Choice:
     init: Init = None
     features: Features = None
     effort: Effort = None
+    guide: Guide = None
+    max_keypoints: MaxKeypoints = None
     weights: Weights = None
     iterations: Iterations = None
     precision: Precision = None
@@ -66,11 +92,12 @@ class Choice:
         values: dict[str, list[Any]] = {
             name: _names(names)
             for name, names in asdict(self).items()
-            if name not in ("method", "iterations", "weights")
+            if name not in ("method", "iterations", "max_keypoints", "weights")
         }
         return values | {
             "weights": _weights_files(self.weights, values["model"]),
-            "iterations": _counts(self.iterations),
+            "iterations": _counts(self.iterations, "--iters"),
+            "max_keypoints": _counts(self.max_keypoints, "--max-keypoints"),
         }
 
 
@@ -81,16 +108,7 @@ class Running:
     limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N pairs of each data set.")] = None
     device: options.Device = "auto"
     seed: options.Seed = 0
-    output: Annotated[
-        Path | None,
-        Option(
-            "--output",
-            "-o",
-            metavar="DIR",
-            help="Folder for bench.json, rows.csv and pairs.csv.",
-            rich_help_panel=RESULTS,
-        ),
-    ] = None
+    output: Output = None
     overwrite: options.Overwrite = False
     cache: Annotated[
         bool, Option("--cache/--no-cache", help="Keep predictions and use those kept.", rich_help_panel=RESULTS)
@@ -111,6 +129,7 @@ def flow(
 ) -> None:
     """Dense flow: AEPE, Fl, shares within 1/3/5 px. Homography data sets count where they land inside image1.
 
+    hpatches-flow-v and -i, with -240 or -original at their end, are LIFE's protocol, by level I..V.
     Methods: dis, dis-fast, dis+matches, align, align-multi-h, or flow with --model.
     """
     _one("flow", dataset, root, choice.method, choice.varied(), running)
@@ -119,17 +138,35 @@ def flow(
 @app.command()
 @grouped
 def homography(
-    dataset: Dataset, root: Root, features: Features = None, effort: Effort = None, *, running: Running
+    dataset: Dataset,
+    root: Root,
+    features: Features = None,
+    effort: Effort = None,
+    guide: Guide = None,
+    *,
+    running: Running,
 ) -> None:
-    """Homographies: corner error, its AUC@3/5/10, pairs below 3/5/10 px."""
-    _one("homography", dataset, root, None, {"features": _names(features), "effort": _names(effort)}, running)
+    """Homographies: corner error, its AUC@3/5/10, the share of pairs below 3/5/10 px."""
+    varied = {"features": _names(features), "effort": _names(effort), "guide": _names(guide)}
+    _one("homography", dataset, root, None, varied, running)
 
 
 @app.command()
 @grouped
-def pose(dataset: Dataset, root: Root, features: Features = None, *, running: Running) -> None:
-    """Relative pose of calibrated views: AUC@5/10/20 degrees of the larger of rotation's and translation's error."""
-    _one("pose", dataset, root, None, {"features": _names(features)}, running)
+def pose(
+    dataset: Dataset,
+    root: Root,
+    method: MethodOption = None,
+    features: Features = None,
+    guide: Guide = None,
+    *,
+    running: Running,
+) -> None:
+    """Relative pose of calibrated views: AUC@5/10/20 degrees of the larger of rotation's and translation's error.
+
+    megadepth-pose is CAPS' protocol: easy, moderate, hard. Methods: pose, pose-opencv (E as in that protocol).
+    """
+    _one("pose", dataset, root, method, {"features": _names(features), "guide": _names(guide)}, running)
 
 
 @app.command()
@@ -143,7 +180,8 @@ def matching(
 ) -> None:
     """Matches against labels: precision at 1/3/5 px, epipolar error of the labels; PCK for dense methods.
 
-    Methods: match, and the dense ones of `bench flow`.
+    hpatches-mma is D2-Net's protocol (with --output also as curves), megadepth-sparse and robotcar-sparse RANSAC-Flow's.
+    Methods: match, match-stage-1 (with --guide: its first stage alone), and the dense ones of `bench flow`.
     """
     _one("matching", dataset, root, choice.method, choice.varied(), running)
 
@@ -182,6 +220,31 @@ def pairs(
     _run([job for job in jobs if job[1]], {"root": str(root)}, running)
 
 
+@app.command()
+@grouped
+def localization(
+    estimated: Annotated[Path, Argument(metavar="ESTIMATED", help="Poses, NAME qw qx qy qz tx ty tz (hloc's format).")],
+    truth: Annotated[Path, Argument(metavar="TRUTH", help="The true poses, in the same format.")],
+    *,
+    output: Output = None,
+    overwrite: options.Overwrite = False,
+    json: options.AsJson = False,
+    verbose: options.Verbose = 0,
+    quiet: options.Quiet = False,
+) -> None:
+    """Absolute poses: shares within (.25 m, 2 degrees), (.5 m, 5 degrees), (5 m, 10 degrees) of the true ones.
+
+    A pose is world to camera. An image without an estimate is wrong.
+    """
+    from flowkit.evaluation.localization import localization as measure
+
+    report.start(verbose, quiet)
+    running = Running(output=output, overwrite=overwrite, json=json, quiet=quiet)
+    _check_output(running)
+    rows, results = measure(estimated, truth)
+    _finish(rows, results, {"estimated": str(estimated), "truth": str(truth)}, running)
+
+
 def _one(
     task: str, dataset: str, root: Path, method: str | None, varied: Mapping[str, list[Any]], running: Running
 ) -> None:
@@ -198,12 +261,14 @@ def _run(
     jobs: Sequence[tuple[str, Sequence[Sample], Sequence[Method]]], arguments: Mapping[str, object], running: Running
 ) -> None:
     """Measure, write, show; exit code 6 when a method crashed on some pairs."""
+    from flowkit.datasets.catalogue import missing_parts
     from flowkit.evaluation.cache import Cache
     from flowkit.evaluation.protocols import ERROR, count, run, summarise
-    from flowkit.evaluation.tables import json_record
 
-    if running.output is not None and (running.output / "bench.json").exists() and not running.overwrite:
-        raise OutputError(f"{running.output / 'bench.json'}: exists already; give --overwrite or another --output")
+    _check_output(running)
+    parts = missing_parts([sample for _, samples, _ in jobs for sample in samples])
+    for dataset, part in parts.items():
+        _log.warning("%s: %s are here", dataset, part)
     cache = Cache(_cache_folder(running.output) if running.cache else None)
     rows: list[Row] = []
     results: list[PairResult] = []
@@ -218,26 +283,45 @@ def _run(
                 mine.append(result)
             rows += summarise(task, mine)
             results += mine
-    settings = {"device": running.device, "seed": running.seed, "limit": running.limit}
-    record = json_record(rows, results, {**arguments, **settings})
+    settings = {"device": running.device, "seed": running.seed, "limit": running.limit, "parts": parts}
+    _finish(rows, results, {**arguments, **settings}, running)
+    if any(result.status == ERROR for result in results):
+        raise Exit(EXIT_PARTIAL_BATCH)
+
+
+def _check_output(running: Running) -> None:
+    if running.output is not None and (running.output / "bench.json").exists() and not running.overwrite:
+        raise OutputError(f"{running.output / 'bench.json'}: exists already; give --overwrite or another --output")
+
+
+def _finish(
+    rows: Sequence[Row], results: Sequence[PairResult], arguments: Mapping[str, object], running: Running
+) -> None:
+    """Write and show what was measured."""
+    from flowkit.evaluation.tables import json_record
+
+    record = json_record(rows, results, arguments)
     if running.output is not None:
         _write(running.output, rows, results, record)
     if running.json:
         report.print_json(record)
     elif not running.quiet:
         _show(rows)
-    if any(result.status == ERROR for result in results):
-        raise Exit(EXIT_PARTIAL_BATCH)
 
 
 def _write(directory: Path, rows: Sequence[Row], results: Sequence[PairResult], record: Mapping[str, object]) -> None:
     import json
 
+    from flowkit.evaluation.accuracy_curves import curve_rows, curves_csv, curves_picture
     from flowkit.evaluation.tables import pairs_csv, rows_csv
     from flowkit.io.atomic import write_text
+    from flowkit.io.images import write_image
 
     write_text(directory / "rows.csv", rows_csv(rows))
     write_text(directory / "pairs.csv", pairs_csv(results))
+    if curve_rows(rows):
+        write_text(directory / "mma.csv", curves_csv(rows))
+        write_image(directory / "mma.png", curves_picture(rows))
     write_text(directory / "bench.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -284,11 +368,11 @@ def _weights_files(text: str | None, models: Sequence[str]) -> list[WeightsFile]
     return [WeightsFile(path, sha256(path)) for path in paths]
 
 
-def _counts(text: str | None) -> list[int]:
+def _counts(text: str | None, option: str) -> list[int]:
     """ "12, 24" -> [12, 24]."""
     names = _names(text)
     if wrong := [name for name in names if not (name.isdecimal() and int(name))]:
-        raise UsageError(f"--iters {wrong[0]}: give numbers from 1 up")
+        raise UsageError(f"{option} {wrong[0]}: give numbers from 1 up")
     return [int(name) for name in names]
 
 

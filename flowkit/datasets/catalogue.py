@@ -12,9 +12,11 @@ from flowkit.datasets.files import folder
 from flowkit.datasets.flyingchairs import read_flyingchairs
 from flowkit.datasets.homogr import read_homogr
 from flowkit.datasets.hpatches import read_hpatches
+from flowkit.datasets.hpatches_flow import read_hpatches_flow
 from flowkit.datasets.kitti import read_kitti
 from flowkit.datasets.kitti_odometry import read_kitti_odometry
 from flowkit.datasets.megadepth import read_megadepth
+from flowkit.datasets.megadepth_pose import read_megadepth_pose
 from flowkit.datasets.middlebury import read_middlebury
 from flowkit.datasets.middlebury_stereo import read_middlebury_stereo
 from flowkit.datasets.multimodal import read_multimodal
@@ -23,6 +25,7 @@ from flowkit.datasets.pair_list import read_pair_list
 from flowkit.datasets.pf_willow import read_pf_willow
 from flowkit.datasets.samples import Sample
 from flowkit.datasets.sintel import read_sintel
+from flowkit.datasets.sparse_correspondences import read_sparse_correspondences
 from flowkit.datasets.strecha import read_strecha
 from flowkit.datasets.tum import read_tum
 from flowkit.datasets.wxbs import read_wxbs
@@ -33,12 +36,16 @@ TASKS = ("flow", "homography", "pose", "matching")
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: the task its ground truth is for, its reader, its folder in a collection laid out for `bench pairs`."""
+    """A data set: the task its ground truth is for, its reader, its folder in a collection laid out for `bench pairs`.
+
+    `complete` says how much the whole data set is: (59, "sequences"), what samples' names have before "/", or (200, "pairs").
+    """
 
     name: str
     task: str
     read: Callable[[Path, str], Sequence[Sample]]
     folder: str | None = None
+    complete: tuple[int, str] | None = None
 
 
 DATASETS = {
@@ -48,20 +55,32 @@ DATASETS = {
         DataSet("middlebury-stereo", "flow", read_middlebury, "flow_middlebury_stereo"),
         DataSet("middlebury-2006", "flow", read_middlebury_stereo, "stereo"),
         DataSet("kitti", "flow", read_kitti, "flow_kitti"),
+        DataSet("kitti2012", "flow", read_kitti, complete=(194, "pairs")),
+        DataSet("kitti2015", "flow", read_kitti, complete=(200, "pairs")),
         DataSet("flyingchairs", "flow", read_flyingchairs, "flow_flyingchairs"),
         DataSet("sintel-clean", "flow", read_sintel),
         DataSet("sintel-final", "flow", read_sintel),
+        DataSet("hpatches-flow-v", "flow", read_hpatches_flow, complete=(59, "sequences")),
+        DataSet("hpatches-flow-v-240", "flow", read_hpatches_flow, complete=(59, "sequences")),
+        DataSet("hpatches-flow-v-original", "flow", read_hpatches_flow, complete=(59, "sequences")),
+        DataSet("hpatches-flow-i", "flow", read_hpatches_flow, complete=(57, "sequences")),
+        DataSet("hpatches-flow-i-240", "flow", read_hpatches_flow, complete=(57, "sequences")),
+        DataSet("hpatches-flow-i-original", "flow", read_hpatches_flow, complete=(57, "sequences")),
         DataSet("oxford", "homography", read_oxford, "homography_oxford"),
-        DataSet("hpatches", "homography", read_hpatches, "homography_hpatches"),
-        DataSet("hpatches-v", "homography", read_hpatches),
-        DataSet("hpatches-i", "homography", read_hpatches),
+        DataSet("hpatches", "homography", read_hpatches, "homography_hpatches", (116, "sequences")),
+        DataSet("hpatches-v", "homography", read_hpatches, complete=(59, "sequences")),
+        DataSet("hpatches-i", "homography", read_hpatches, complete=(57, "sequences")),
         DataSet("homogr", "homography", read_homogr, "homography_homogr"),
         DataSet("evd", "homography", read_evd, "homography_evd"),
         DataSet("strecha", "pose", read_strecha, "pose_strecha"),
         DataSet("kitti-odometry", "pose", read_kitti_odometry, "pose_kitti_odometry"),
         DataSet("megadepth", "pose", read_megadepth, "pose_megadepth_pair"),
+        DataSet("megadepth-pose", "pose", read_megadepth_pose),
         DataSet("tum", "pose", read_tum, "pose_tum_fr2_desk"),
         DataSet("scannet", "pose", read_pair_list),
+        DataSet("hpatches-mma", "matching", read_hpatches, complete=(108, "sequences")),
+        DataSet("megadepth-sparse", "matching", read_sparse_correspondences, complete=(1600, "pairs")),
+        DataSet("robotcar-sparse", "matching", read_sparse_correspondences, complete=(6511, "pairs")),
         DataSet("wxbs", "matching", read_wxbs, "hard_wxbs"),
         DataSet("multimodal", "matching", read_multimodal, "hard_multimodal"),
         DataSet("epipolar-labelled", "matching", read_epipolar_labelled, "epipolar_labelled"),
@@ -77,6 +96,20 @@ def read_dataset(name: str, root: Path) -> list[Sample]:
     if not root.exists():
         raise InputError(f"{root}: no such folder; give the data set's own folder")
     return list(DATASETS[name].read(root, name))
+
+
+def missing_parts(samples: Sequence[Sample]) -> dict[str, str]:
+    """Data set -> how much of it is there, where more is known to belong to it: "3 of 59 sequences"."""
+    found = {}
+    for name in dict.fromkeys(sample.dataset for sample in samples):
+        complete = DATASETS[name].complete if name in DATASETS else None
+        if complete is not None:
+            whole, unit = complete
+            names = [sample.name for sample in samples if sample.dataset == name]
+            there = len(names) if unit == "pairs" else len({each.partition("/")[0] for each in names})
+            if there < whole:
+                found[name] = f"{there} of {whole} {unit}"
+    return found
 
 
 def find_samples(

@@ -15,6 +15,7 @@ import numpy as np
 import flowkit
 from flowkit.datasets.samples import PoseSample, Sample
 from flowkit.evaluation.methods import Arrays, Method
+from flowkit.evaluation.preparation import preparation_key
 from flowkit.io.atomic import atomic_path
 from flowkit.io.weights import weights_folder
 
@@ -74,6 +75,8 @@ def prediction_key(method: Method, sample: Sample, *, device: str, seed: int) ->
         "seed": seed,
         "images": [_file_digest(sample.image0), _file_digest(sample.image1)],
     }
+    if preparation := preparation_key(sample):
+        ingredients["preparation"] = preparation
     if isinstance(sample, PoseSample):
         ingredients["K"] = [np.asarray(K, np.float64).tolist() for K in (sample.K0, sample.K1)]
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()

@@ -14,7 +14,7 @@ import numpy as np
 
 from flowkit.datasets.samples import PoseSample, Sample
 from flowkit.errors import UsageError
-from flowkit.io.images import image_header
+from flowkit.evaluation.preparation import prepared_sizes
 from flowkit.types import Flow, Image, Matches
 
 Arrays = dict[str, np.ndarray]
@@ -24,12 +24,17 @@ Answer = tuple[Arrays, str]
 
 @dataclass(frozen=True)
 class Entry:
-    """A row of the table: how it is called, the options it fixes, the options a user may vary."""
+    """A row of the table: how it is called, the options it fixes, those a user may vary, those without which it is nothing.
+
+    `select` picks from the answer what is judged; the kept prediction is the whole answer.
+    """
 
     call: Callable[..., Answer]
     fixed: Mapping[str, object] = field(default_factory=dict)
     varied: tuple[str, ...] = ()
     dense: bool = False
+    needs: tuple[str, ...] = ()
+    select: Callable[[Arrays], Arrays] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,11 +45,16 @@ class Method:
     call: Callable[..., Answer]
     options: Mapping[str, object] = field(default_factory=dict)
     dense: bool = False
+    select: Callable[[Arrays], Arrays] | None = None
+
+    def judged(self, arrays: Arrays) -> Arrays:
+        """What of an answer is judged."""
+        return arrays if self.select is None else self.select(arrays)
 
     def failure(self, sample: Sample) -> Arrays:
         """What counts as the answer where the method crashed: nothing known."""
         if self.dense:
-            return {"uv": np.full((2, *image_header(sample.image0)), np.nan, np.float32)}
+            return {"uv": np.full((2, *prepared_sizes(sample)[0]), np.nan, np.float32)}
         none = np.full((3, 3), np.nan)
         return {"H": none, "R": none, "t": none[0], "F": none, "points0": np.zeros((0, 2)), "points1": np.zeros((0, 2))}
 
@@ -72,7 +82,7 @@ def _align(image0: Image, image1: Image, sample: Sample, **options: object) -> A
 def _homography(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
     from flowkit.pipelines.homography import homography
 
-    found = homography(image0, image1, **options)  # type: ignore[arg-type]
+    found = homography(image0, image1, **_guided(options))  # type: ignore[arg-type]
     return {"H": _or_nan(found.matrix, (3, 3))} | _sparse(found.matches), str(found.status)
 
 
@@ -80,16 +90,41 @@ def _pose(image0: Image, image1: Image, sample: Sample, **options: object) -> An
     from flowkit.pipelines.pose import pose
 
     assert isinstance(sample, PoseSample)
-    found = pose(image0, image1, sample.K0, sample.K1, **options)  # type: ignore[arg-type]
+    found = pose(image0, image1, sample.K0, sample.K1, **_guided(options))  # type: ignore[arg-type]
     arrays = {"R": _or_nan(found.R, (3, 3)), "t": _or_nan(found.t, (3,))}
     return arrays | _sparse(found.matches), str(found.status)
+
+
+def _pose_opencv(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
+    """E as in the protocol of CAPS: OpenCV's RANSAC with its defaults, and one camera, the mean of both, for both images.
+
+    Both rotations that E stands for are answered; the better one counts.
+    """
+    import cv2
+
+    from flowkit.pipelines.match import match
+
+    assert isinstance(sample, PoseSample)
+    matches = match(image0, image1, **_guided(options))  # type: ignore[arg-type]
+    K = (sample.K0 + sample.K1) / 2
+    points0, points1 = matches.points0.astype(np.float64), matches.points1.astype(np.float64)
+    arrays = {"R": np.full((3, 3), np.nan), "R_other": np.full((3, 3), np.nan), "t": np.full(3, np.nan)}
+    if len(matches) < _FEWEST_FOR_E:
+        return arrays | _sparse(matches), "too_few_matches"
+    cv2.setRNGSeed(int(str(options.get("seed", 0))))
+    focal, centre = (K[0, 0] + K[1, 1]) / 2, (float(K[0, 2]), float(K[1, 2]))
+    E, _ = cv2.findEssentialMat(points0, points1, focal=focal, pp=centre, method=cv2.RANSAC)
+    if E is None or E.shape != (3, 3):
+        return arrays | _sparse(matches), "degenerate"
+    R, R_other, t = cv2.decomposeEssentialMat(E)
+    return {"R": R, "R_other": R_other, "t": t.ravel()} | _sparse(matches), "ok"
 
 
 def _match(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
     from flowkit.estimators.magsac import fit_fundamental
     from flowkit.pipelines.match import match
 
-    matches = match(image0, image1, **options)  # type: ignore[arg-type]
+    matches = match(image0, image1, **_guided(options))  # type: ignore[arg-type]
     fit = fit_fundamental(matches.points0, matches.points1, seed=int(str(options.get("seed", 0))))
     return _sparse(matches) | {"F": _or_nan(fit.model, (3, 3))}, "ok" if len(matches) else "too_few_matches"
 
@@ -102,7 +137,22 @@ def _dense(flow: Flow) -> Arrays:
 
 
 def _sparse(matches: Matches) -> Arrays:
-    return {"points0": matches.points0.astype(np.float32), "points1": matches.points1.astype(np.float32)}
+    arrays = {"points0": matches.points0.astype(np.float32), "points1": matches.points1.astype(np.float32)}
+    arrays["features"] = np.array([len(matches.keypoints0), len(matches.keypoints1)])
+    return arrays if matches.stage is None else arrays | {"stage": matches.stage}
+
+
+def _first_stage(arrays: Arrays) -> Arrays:
+    """The matches that guided matching found near the flow's prediction."""
+    if "stage" not in arrays:  # a failure has none
+        return arrays
+    first = arrays["stage"] == 1
+    return arrays | {name: arrays[name][first] for name in ("points0", "points1")}
+
+
+def _guided(options: dict[str, object]) -> dict[str, object]:
+    """The pipeline's options: the guide "none", for comparison, is none."""
+    return {name: value for name, value in options.items() if (name, value) != ("guide", UNGUIDED)}
 
 
 def _or_nan(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -120,7 +170,10 @@ class WeightsFile:
         return self.path.name
 
 
+UNGUIDED = "none"
+_FEWEST_FOR_E = 5
 _NETWORK = ("weights", "iterations", "precision")
+_MATCHER = ("features", "max_keypoints", "guide")
 _DENSE = {
     "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, dense=True),
     "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, dense=True),
@@ -131,11 +184,19 @@ _DENSE = {
 }
 METHODS: dict[str, dict[str, Entry]] = {
     "flow": _DENSE,
-    "homography": {"homography": Entry(_homography, {}, ("features", "effort"))},
-    "pose": {"pose": Entry(_pose, {}, ("features",))},
-    "matching": {"match": Entry(_match, {}, ("features",)), **_DENSE},
+    "homography": {"homography": Entry(_homography, {}, ("features", "effort", "guide"))},
+    "pose": {
+        "pose": Entry(_pose, {}, ("features", "guide")),
+        "pose-opencv": Entry(_pose_opencv, {}, _MATCHER),
+    },
+    "matching": {
+        "match": Entry(_match, {}, _MATCHER),
+        "match-stage-1": Entry(_match, {}, _MATCHER, needs=("guide",), select=_first_stage),
+        **_DENSE,
+    },
 }
 """Task -> name -> how it is called. The first of each task is its default."""
+_FLAGS = {"iterations": "iters", "max_keypoints": "max-keypoints"}
 
 
 def build_methods(
@@ -161,14 +222,18 @@ def build_methods(
     for option in varied:
         if not any(option in table[name].varied for name in chosen):
             raise UsageError(
-                f"--{'iters' if option == 'iterations' else option} means nothing to {', '.join(chosen)}; "
+                f"--{_FLAGS.get(option, option)} means nothing to {', '.join(chosen)}; "
                 "leave it out or choose another --method"
             )
     methods = {}
     for name in chosen:
-        known_options = [option for option in varied if option in table[name].varied]
+        entry = table[name]
+        known_options = [option for option in varied if option in entry.varied]
         for values in product(*(varied[option] for option in known_options)):
             label = " ".join([name, *map(str, values)])
-            options = {**table[name].fixed, **dict(zip(known_options, values, strict=True))}
-            methods[label] = Method(label, table[name].call, options, table[name].dense)
+            options = {**entry.fixed, **dict(zip(known_options, values, strict=True))}
+            if all(options.get(option, UNGUIDED) != UNGUIDED for option in entry.needs):
+                methods[label] = Method(label, entry.call, options, entry.dense, entry.select)
+        if not any(label.split()[0] == name for label in methods):
+            raise UsageError(f"--method {name}: needs {' and '.join('--' + option for option in entry.needs)}")
     return list(methods.values())

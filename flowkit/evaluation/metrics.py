@@ -169,6 +169,10 @@ def epipolar_errors(F: np.ndarray, points0: np.ndarray, points1: np.ndarray) -> 
         return (residual / np.linalg.norm(lines1[:, :2], axis=1) + residual / np.linalg.norm(lines0[:, :2], axis=1)) / 2
 
 
+MMA_THRESHOLDS = tuple(range(1, 11))
+"""Pixels at which the mean matching accuracy is reported (D2-Net's protocol)."""
+
+
 def precision(errors: np.ndarray, thresholds: Sequence[float] = (1, 3, 5)) -> dict[str, float]:
     """Share of matches with an error of at most each threshold; 0 when there is no match."""
     return {f"precision_{t:g}": pck(errors, t) if errors.size else 0.0 for t in thresholds}

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flowkit.datasets.samples import Sample
+from flowkit.datasets.samples import Group, Sample
 from flowkit.errors import FlowkitError, GeometryError, UsageError
 from flowkit.evaluation.cache import Cache, Prediction, prediction_key
 from flowkit.evaluation.methods import Method
+from flowkit.evaluation.preparation import prepared_images
 from flowkit.evaluation.scores import TASKS
-from flowkit.io.images import read_image
 
 ERROR = "error"
 """The status of a pair on which the method raised an exception."""
@@ -38,16 +38,18 @@ class PairResult:
     first: bool
     cached: bool
     message: str = ""
+    group: Group | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method on one data set, or on `all` of them: what the table shows."""
+    """One method on one data set, on a group of its pairs, or on `all` data sets: what the table shows."""
 
     task: str
     dataset: str
     method: str
     values: Mapping[str, float]
+    group: str = ""
 
 
 def run(
@@ -77,7 +79,7 @@ def run(
                 first = False
                 if prediction.status != ERROR:
                     cache.store(key, prediction)
-            scores = TASKS[task].judge(sample, prediction.arrays)
+            scores = TASKS[task].judge(sample, method.judged(prediction.arrays))
             yield PairResult(
                 task,
                 sample.dataset,
@@ -89,6 +91,7 @@ def run(
                 prediction.first,
                 cached,
                 message,
+                sample.group,
             )
 
 
@@ -98,16 +101,42 @@ def count(samples: Sequence[Sample], methods: Sequence[Method], limit: int | Non
 
 
 def summarise(task: str, results: Sequence[PairResult]) -> list[Row]:
-    """A row for each data set and method, in the order they came, and one over all data sets if there are several."""
+    """Rows in the order the results came: for each data set the groups of its pairs and the whole of it, by method.
+
+    With several data sets there is one over all of them. A data set with one group only has no row for it.
+    """
     datasets = list(dict.fromkeys(result.dataset for result in results))
-    methods = list(dict.fromkeys(result.method for result in results))
     rows = []
-    for dataset in [*datasets, ALL] if len(datasets) > 1 else datasets:
-        for method in methods:
-            mine = [r for r in results if r.method == method and dataset in (r.dataset, ALL)]
-            if mine:
-                rows.append(Row(task, dataset, method, _counts(mine) | TASKS[task].summarise([r.scores for r in mine])))
+    for dataset in datasets:
+        mine = [result for result in results if result.dataset == dataset]
+        groups = list(dict.fromkeys(result.group for result in mine if result.group is not None))
+        if len(groups) > 1:
+            for group in groups:
+                rows += _rows(task, dataset, [result for result in mine if result.group == group], group.name)
+        rows += _rows(task, dataset, mine)
+    return rows + _rows(task, ALL, results) if len(datasets) > 1 else rows
+
+
+def _rows(task: str, dataset: str, results: Sequence[PairResult], group: str = "") -> list[Row]:
+    """A row for each method."""
+    rows = []
+    for method in dict.fromkeys(result.method for result in results):
+        mine = [result for result in results if result.method == method]
+        rows.append(Row(task, dataset, method, _counts(mine) | _values(task, mine), group))
     return rows
+
+
+def _values(task: str, results: Sequence[PairResult]) -> dict[str, float]:
+    """What the pairs amount to; where all are in equal groups, a mean over pairs is the mean over the groups' means."""
+    values = TASKS[task].summarise([result.scores for result in results])
+    groups = list(dict.fromkeys((result.dataset, result.group) for result in results))
+    if len(groups) > 1 and all(group is not None and group.equal for _, group in groups):
+        parts = [
+            TASKS[task].summarise([result.scores for result in results if (result.dataset, result.group) == group])
+            for group in groups
+        ]
+        values |= {key: float(np.mean([part[key] for part in parts])) for key in TASKS[task].means if key in values}
+    return values
 
 
 def _counts(results: Sequence[PairResult]) -> dict[str, float]:
@@ -122,7 +151,7 @@ def _counts(results: Sequence[PairResult]) -> dict[str, float]:
 
 
 def _predict(method: Method, sample: Sample, device: str, seed: int, first: bool) -> tuple[Prediction, str]:
-    images = read_image(sample.image0), read_image(sample.image1)
+    images = prepared_images(sample)
     started = time.perf_counter()
     try:
         arrays, status = method.predict(*images, sample, device=device, seed=seed)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
+from flowkit.datasets.homography_flow import homography_flow
 from flowkit.datasets.samples import FlowSample, HomographySample, MatchSample, PoseSample, Sample
 from flowkit.errors import InputError
 from flowkit.evaluation import metrics
 from flowkit.evaluation.methods import Arrays
-from flowkit.io.images import image_header
+from flowkit.evaluation.preparation import prepared_sizes
 
 Scores = Mapping[str, float]
 
@@ -22,12 +22,14 @@ Scores = Mapping[str, float]
 class Task:
     """`adapt` turns the kinds of samples the task accepts into its own.
 
-    `judge(sample, arrays)` measures one prediction, `summarise(scores of all pairs)` a data set.
+    `judge(sample, arrays)` measures one prediction, `summarise(scores of all pairs)` a data set. `means` are those of its
+    values that are means over pairs.
     """
 
     adapt: Mapping[type, Callable[[Sample], Sample]]
     judge: Callable[[Sample, Arrays], dict[str, float]]
     summarise: Callable[[Sequence[Scores]], dict[str, float]]
+    means: tuple[str, ...] = ()
 
 
 # --- flow ------------------------------------------------------------------------------------------------------------
@@ -48,29 +50,31 @@ def _judge_flow(sample: Sample, arrays: Arrays) -> dict[str, float]:
 def _summarise_flow(scores: Sequence[Scores]) -> dict[str, float]:
     pixels = [score["pixels"] for score in scores]
     predicted = [score["pixels"] * score["coverage"] for score in scores]
-    row = {"aepe": _mean(scores, "epe"), "epe_pooled": metrics.pooled(scores, "epe", predicted)}
+    row = {"epe_pooled": metrics.pooled(scores, "epe", predicted)}
     row |= {key: metrics.pooled(scores, key, pixels) for key in ("fl", "within_1", "within_3", "within_5", "coverage")}
-    return row | {key: _mean(scores, source) for key, source in (("aepe_visible", "epe_visible"), ("ause", "ause"))}
+    return row | {key: _mean(scores, source) for key, source in _FLOW_MEANS.items()}
+
+
+_FLOW_MEANS = {
+    "aepe": "epe",
+    "aepe_visible": "epe_visible",
+    "mean_within_1": "within_1",
+    "mean_within_3": "within_3",
+    "mean_within_5": "within_5",
+    "ause": "ause",
+}
+"""Value of a data set -> the score of a pair that it is the mean of."""
 
 
 def _flow_of_homography(sample: Sample) -> Sample:
     """The same pair with the homography's flow as truth, over the pixels of image0 that land inside image1."""
     assert isinstance(sample, HomographySample)
-    flow = partial(_dense_homography, sample.H, sample.image0, sample.image1)
-    return FlowSample(sample.dataset, sample.name, sample.image0, sample.image1, flow)
+    flow = partial(_dense_homography, sample)
+    return FlowSample(sample.dataset, sample.name, sample.image0, sample.image1, flow, group=sample.group)
 
 
-def _dense_homography(H: np.ndarray, image0: Path, image1: Path) -> np.ndarray:
-    import torch
-
-    from flowkit.geometry.flow import flow_from_homography
-    from flowkit.geometry.grids import flow_targets
-
-    size0, (height1, width1) = image_header(image0), image_header(image1)
-    flow = flow_from_homography(torch.from_numpy(H), size0)
-    x, y = flow_targets(flow).unbind(-1)
-    flow[:, ~((x >= 0) & (x <= width1 - 1) & (y >= 0) & (y <= height1 - 1))] = torch.nan
-    return flow.numpy()
+def _dense_homography(sample: HomographySample) -> np.ndarray:
+    return homography_flow(sample.H, *prepared_sizes(sample))
 
 
 # --- homography ------------------------------------------------------------------------------------------------------
@@ -79,7 +83,7 @@ def _dense_homography(H: np.ndarray, image0: Path, image1: Path) -> np.ndarray:
 def _judge_homography(sample: Sample, arrays: Arrays) -> dict[str, float]:
     assert isinstance(sample, HomographySample)
     H = _known(arrays["H"])
-    scores = {"corner_error": metrics.corner_error(H, sample.H, image_header(sample.image0))}
+    scores = {"corner_error": metrics.corner_error(H, sample.H, prepared_sizes(sample)[0])}
     if sample.points0 is not None and sample.points1 is not None:
         errors = [np.inf] if H is None else metrics.transfer_errors(H, sample.points0, sample.points1)
         scores["points_error"] = float(np.mean(errors))
@@ -90,6 +94,7 @@ def _summarise_homography(scores: Sequence[Scores]) -> dict[str, float]:
     errors = [score["corner_error"] for score in scores]
     row = {f"auc_{t}": metrics.auc(errors, t) for t in (3, 5, 10)}
     row |= {f"below_{t}": sum(error < t for error in errors) for t in (3, 5, 10)}
+    row |= {f"correct_{t}": metrics.share_below(errors, t) for t in (3, 5, 10)}
     return row | {"corner_error_median": float(np.median(errors)), "points_error": _mean(scores, "points_error")}
 
 
@@ -98,7 +103,8 @@ def _summarise_homography(scores: Sequence[Scores]) -> dict[str, float]:
 
 def _judge_pose(sample: Sample, arrays: Arrays) -> dict[str, float]:
     assert isinstance(sample, PoseSample)
-    scores = {"rotation_error": metrics.rotation_error(_known(arrays["R"]), sample.T_0to1[:3, :3])}
+    candidates = [arrays[name] for name in ("R", "R_other") if name in arrays]
+    scores = {"rotation_error": min(metrics.rotation_error(_known(R), sample.T_0to1[:3, :3]) for R in candidates)}
     if not sample.rotation_only:
         scores["translation_error"] = metrics.translation_error(_known(arrays["t"]), sample.T_0to1[:3, 3])
     return scores | {"pose_error": max(scores.values())}
@@ -107,7 +113,9 @@ def _judge_pose(sample: Sample, arrays: Arrays) -> dict[str, float]:
 def _summarise_pose(scores: Sequence[Scores]) -> dict[str, float]:
     errors = [score["pose_error"] for score in scores]
     row = {f"auc_{t}": metrics.auc(errors, t) for t in (5, 10, 20)}
-    return row | {f"{key}_median": _median(scores, key) for key in ("rotation_error", "translation_error")}
+    for key in ("rotation_error", "translation_error"):
+        row |= {f"{key}_median": _median(scores, key), f"{key}_below_10": metrics.share_below(_values(scores, key), 10)}
+    return row
 
 
 # --- matching --------------------------------------------------------------------------------------------------------
@@ -119,8 +127,10 @@ def _judge_matching(sample: Sample, arrays: Arrays) -> dict[str, float]:
         return _judge_dense_matching(sample, arrays["uv"])
     points0, points1 = arrays["points0"].astype(np.float64), arrays["points1"].astype(np.float64)
     scores: dict[str, float] = {"matches": len(points0)}
+    if "features" in arrays:
+        scores["features"] = float(np.mean(arrays["features"]))
     if sample.H is not None:
-        scores |= metrics.precision(metrics.transfer_errors(sample.H, points0, points1))
+        scores |= metrics.precision(metrics.transfer_errors(sample.H, points0, points1), metrics.MMA_THRESHOLDS)
     elif sample.rigid:
         if (truth := _fundamental(sample.points0, sample.points1)) is not None:
             scores |= metrics.precision(metrics.epipolar_errors(truth, points0, points1))
@@ -134,7 +144,10 @@ def _judge_matching(sample: Sample, arrays: Arrays) -> dict[str, float]:
 def _judge_dense_matching(sample: MatchSample, flow: np.ndarray) -> dict[str, float]:
     moved = sample.points0 + metrics.sample_flow_at(flow, sample.points0)
     errors = np.linalg.norm(moved - sample.points1, axis=1)
-    extent = sample.extent or max(image_header(sample.image1))
+    if sample.pooled_pck:
+        pooled = {f"pooled_pck_{t:g}": metrics.pck(errors, t) for t in sample.pooled_pck}
+        return {"points": len(errors), **pooled}
+    extent = sample.extent or max(prepared_sizes(sample)[1])
     scores = {f"pck_{t}": metrics.pck(errors, t) for t in (5, 10)}
     return scores | {f"pck_{a}": metrics.pck(errors, a * extent) for a in (0.05, 0.1)}
 
@@ -150,9 +163,24 @@ def _fundamental(points0: np.ndarray, points1: np.ndarray) -> np.ndarray | None:
 
 
 def _summarise_matching(scores: Sequence[Scores]) -> dict[str, float]:
-    sparse = ("matches", "precision_1", "precision_3", "precision_5", "labels_within_5")
-    means = (*sparse, "pck_5", "pck_10", "pck_0.05", "pck_0.1")
-    return {key: _mean(scores, key) for key in means} | {"epipolar_error_median": _median(scores, "epipolar_error")}
+    row = {key: _mean(scores, key) for key in _MATCHING_MEANS}
+    row["epipolar_error_median"] = _median(scores, "epipolar_error")
+    points = [score for score in scores if "points" in score]
+    weights = [score["points"] for score in points]
+    pooled = dict.fromkeys(key for score in points for key in score if key.startswith("pooled_pck_"))
+    return row | {key: metrics.pooled(points, key, weights) for key in pooled}
+
+
+_MATCHING_MEANS = (
+    "features",
+    "matches",
+    *(f"precision_{t}" for t in metrics.MMA_THRESHOLDS),
+    "labels_within_5",
+    "pck_5",
+    "pck_10",
+    "pck_0.05",
+    "pck_0.1",
+)
 
 
 def _matches_of_homography(sample: Sample) -> Sample:
@@ -160,13 +188,14 @@ def _matches_of_homography(sample: Sample) -> Sample:
     assert isinstance(sample, HomographySample)
     points0, points1 = sample.points0, sample.points1
     if points0 is None or points1 is None:
-        (height, width), (height1, width1) = image_header(sample.image0), image_header(sample.image1)
+        (height, width), (height1, width1) = prepared_sizes(sample)
         x, y = np.meshgrid(np.linspace(0, width - 1, 21), np.linspace(0, height - 1, 21))
         points0 = np.column_stack([x.ravel(), y.ravel()])
         points1 = metrics.warp_points(sample.H, points0)
         inside = ((points1 >= 0) & (points1 <= (width1 - 1, height1 - 1))).all(axis=1)
         points0, points1 = points0[inside], points1[inside]
-    return MatchSample(sample.dataset, sample.name, sample.image0, sample.image1, points0, points1, H=sample.H)
+    images = sample.image0, sample.image1
+    return MatchSample(sample.dataset, sample.name, *images, points0, points1, H=sample.H, group=sample.group)
 
 
 # --- all -------------------------------------------------------------------------------------------------------------
@@ -195,10 +224,15 @@ def _median(scores: Sequence[Scores], key: str) -> float:
 
 
 TASKS: dict[str, Task] = {
-    "flow": Task({FlowSample: _same, HomographySample: _flow_of_homography}, _judge_flow, _summarise_flow),
+    "flow": Task(
+        {FlowSample: _same, HomographySample: _flow_of_homography}, _judge_flow, _summarise_flow, tuple(_FLOW_MEANS)
+    ),
     "homography": Task({HomographySample: _same}, _judge_homography, _summarise_homography),
     "pose": Task({PoseSample: _same}, _judge_pose, _summarise_pose),
     "matching": Task(
-        {MatchSample: _same, HomographySample: _matches_of_homography}, _judge_matching, _summarise_matching
+        {MatchSample: _same, HomographySample: _matches_of_homography},
+        _judge_matching,
+        _summarise_matching,
+        _MATCHING_MEANS,
     ),
 }

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import flowkit
+from flowkit.datasets.sparse_correspondences import THRESHOLDS
+from flowkit.evaluation.metrics import MMA_THRESHOLDS
 from flowkit.evaluation.protocols import PairResult, Row
 
 if TYPE_CHECKING:
@@ -27,40 +29,57 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "within_1": ("≤1 px %", 100, 1),
     "within_3": ("≤3 px %", 100, 1),
     "within_5": ("≤5 px %", 100, 1),
+    "mean_within_1": ("≤1 mean %", 100, 1),
+    "mean_within_3": ("≤3 mean %", 100, 1),
+    "mean_within_5": ("≤5 mean %", 100, 1),
     "coverage": ("covered %", 100, 1),
     "ause": ("AUSE", 1, 3),
+    "features": ("features", 1, 0),
     "matches": ("matches", 1, 0),
-    "precision_1": ("P@1 %", 100, 1),
-    "precision_3": ("P@3 %", 100, 1),
-    "precision_5": ("P@5 %", 100, 1),
+    **{f"precision_{t}": (f"P@{t} %", 100.0, 1) for t in MMA_THRESHOLDS},
     "labels_within_5": ("labels ≤5 px %", 100, 1),
     "epipolar_error_median": ("epipolar px", 1, 2),
     "pck_5": ("PCK 5 px %", 100, 1),
     "pck_10": ("PCK 10 px %", 100, 1),
     "pck_0.05": ("PCK .05 %", 100, 1),
     "pck_0.1": ("PCK .1 %", 100, 1),
+    **{f"pooled_pck_{t:g}": (f"PCK@{t:g} %", 100.0, 1) for t in THRESHOLDS},
     "auc_3": ("AUC@3", 100, 1),
     "auc_5": ("AUC@5", 100, 1),
     "auc_10": ("AUC@10", 100, 1),
     "auc_20": ("AUC@20", 100, 1),
-    "below_3": ("<3 px", 1, 0),
-    "below_5": ("<5 px", 1, 0),
-    "below_10": ("<10 px", 1, 0),
+    "below_3": ("n <3 px", 1, 0),
+    "below_5": ("n <5 px", 1, 0),
+    "below_10": ("n <10 px", 1, 0),
+    "correct_3": ("<3 px %", 100, 1),
+    "correct_5": ("<5 px %", 100, 1),
+    "correct_10": ("<10 px %", 100, 1),
     "corner_error_median": ("corner px", 1, 2),
     "points_error": ("points px", 1, 2),
     "rotation_error_median": ("R °", 1, 2),
     "translation_error_median": ("t °", 1, 2),
+    "rotation_error_below_10": ("R <10° %", 100, 1),
+    "translation_error_below_10": ("t <10° %", 100, 1),
+    "within_0.25m_2deg": (".25 m 2° %", 100, 1),
+    "within_0.5m_5deg": (".5 m 5° %", 100, 1),
+    "within_5m_10deg": ("5 m 10° %", 100, 1),
+    "position_error_median": ("position", 1, 3),
     "seconds": ("s/pair", 1, 2),
     "seconds_first": ("first s", 1, 2),
 }
 """How each value of a row is shown; in JSON and CSV shares stay in [0, 1] and keep their keys."""
+_FILES_ONLY = {"mean_within_3", "below_3", "below_5", "below_10"} | {
+    f"precision_{t}" for t in MMA_THRESHOLDS if t not in (1, 3, 5, 10)
+}
+"""Values that would make the table on the screen too wide."""
 
 
 def screen_table(rows: Sequence[Row]) -> Table:
     """The rows of one task for the terminal; columns without any value are left out."""
     from rich.table import Table
 
-    keys = [key for key in COLUMNS if any(not math.isnan(row.values.get(key, math.nan)) for row in rows)]
+    shown = [key for key in COLUMNS if key not in _FILES_ONLY]
+    keys = [key for key in shown if any(not math.isnan(row.values.get(key, math.nan)) for row in rows)]
     table = Table(title=rows[0].task if rows else None, title_justify="left")
     for title in ("data set", "method"):
         table.add_column(title, overflow="fold")
@@ -68,26 +87,43 @@ def screen_table(rows: Sequence[Row]) -> Table:
         table.add_column(COLUMNS[key][0], justify="right")
     for i, row in enumerate(rows):
         last = i + 1 == len(rows) or rows[i + 1].dataset != row.dataset
-        table.add_row(row.dataset, row.method, *(_shown(row.values, key) for key in keys), end_section=last)
+        table.add_row(
+            f"{row.dataset} {row.group}".strip(),
+            row.method,
+            *(_shown(row.values, key) for key in keys),
+            end_section=last,
+        )
     return table
 
 
 def rows_csv(rows: Sequence[Row]) -> str:
     """The rows, one line for each data set and method."""
     keys = [key for key in COLUMNS if any(key in row.values for row in rows)]
-    lines = [[row.task, row.dataset, row.method, *(_plain(row.values.get(key)) for key in keys)] for row in rows]
-    return _csv(["task", "dataset", "method", *keys], lines)
+    lines = [
+        [row.task, row.dataset, row.group, row.method, *(_plain(row.values.get(key)) for key in keys)] for row in rows
+    ]
+    return _csv(["task", "dataset", "group", "method", *keys], lines)
 
 
 def pairs_csv(results: Sequence[PairResult]) -> str:
     """Every pair, one line for each method."""
     keys = list(dict.fromkeys(key for result in results for key in result.scores))
     lines = [
-        [r.task, r.dataset, r.sample, r.method, r.status, f"{r.seconds:.4f}", int(r.first), r.message]
+        [
+            r.task,
+            r.dataset,
+            r.group.name if r.group else "",
+            r.sample,
+            r.method,
+            r.status,
+            f"{r.seconds:.4f}",
+            int(r.first),
+            r.message,
+        ]
         + [_plain(r.scores.get(key)) for key in keys]
         for r in results
     ]
-    return _csv(["task", "dataset", "sample", "method", "status", "seconds", "first", "message", *keys], lines)
+    return _csv(["task", "dataset", "group", "sample", "method", "status", "seconds", "first", "message", *keys], lines)
 
 
 def json_record(
@@ -100,12 +136,14 @@ def json_record(
         "flowkit": flowkit.__version__,
         "arguments": dict(arguments),
         "rows": [
-            {"task": row.task, "dataset": row.dataset, "method": row.method, **_finite(row.values)} for row in rows
+            {"task": row.task, "dataset": row.dataset, "group": row.group, "method": row.method, **_finite(row.values)}
+            for row in rows
         ],
         "pairs": [
             {
                 "task": result.task,
                 "dataset": result.dataset,
+                "group": result.group.name if result.group else "",
                 "sample": result.sample,
                 "method": result.method,
                 "status": result.status,
