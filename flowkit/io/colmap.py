@@ -64,6 +64,8 @@ def export_database(
 
 def require_pycolmap(what: str) -> Any:
     """The module; where it is not installed a UsageError that says `what` needs it."""
+    import cv2  # noqa: F401  # first: OpenCV would otherwise call pycolmap's zlib when it writes a PNG, and crash
+
     try:
         import pycolmap
     except ImportError:

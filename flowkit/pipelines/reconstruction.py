@@ -195,8 +195,8 @@ def _listed(
     """The pairs to match, by new names, each once and not with itself."""
     order = list(names.values())
     if pairs is not None:
-        missing = {name for pair in pairs for name in pair if name not in names} if isinstance(pairs, list) else set()
-        if missing:
+        pairs = list(pairs)
+        if missing := {name for pair in pairs for name in pair} - {*names}:
             raise UsageError(f"{min(missing)}: a pair names it, but it is not among the images; check the list")
         chosen = [(names[name0], names[name1]) for name0, name1 in pairs]
     elif offsets is not None:
