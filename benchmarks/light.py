@@ -5,7 +5,7 @@
 
 ROOT is laid out as for `flowkit bench pairs`. Image1 gets the engine's lighting (`flowkit.synth.lighting.relight`, nothing
 erased) at each strength, in the same seeded draws for every model; image0 stays as it is. Strength 1 goes from day to night.
-MODEL:FILE takes other weights.
+MODEL=FILE takes other weights.
 
 The error is the mean end-point error in pixels over all pixels with truth (Middlebury, Cones, KITTI with hidden pixels), of the
 homography where it lands inside image1 (graf 1-2, 1-3), and for neighbouring views of fountain-P11, which have no dense truth,

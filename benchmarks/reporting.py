@@ -23,10 +23,10 @@ Row = Mapping[str, Any]
 
 
 def models(text: str) -> dict[str, dict[str, Any]]:
-    """ "dis,raft-xfeat,raft-xfeat:run/best.safetensors" -> by label, the options of `flowkit.flow`."""
+    """ "dis,raft-xfeat,raft-xfeat=run/best.safetensors" -> by label, the options of `flowkit.flow`."""
     found: dict[str, dict[str, Any]] = {}
     for item in names(text):
-        model, _, weights = item.partition(":")
+        model, _, weights = item.partition("=")
         found[item] = {"model": model, "weights": Path(weights) if weights else None}
     return found
 
