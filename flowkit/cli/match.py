@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from flowkit.cli import options, pairwise, report
+from flowkit.cli import image_sets, options, pairwise, report
 from flowkit.cli.options import METHOD, RESULTS, grouped
 from flowkit.errors import UsageError
 
@@ -46,12 +46,20 @@ def match(
     compute: options.Compute,
     output: options.Output,
     batch: options.Batch,
+    sets: image_sets.ImageSets,
 ) -> None:
     """Sparse matches between A and B: pairs of points in the pixels of both, with a score each.
 
-    Writes matches.npz, matches.png and matches.json.
+    Writes matches.npz, matches.png and matches.json. With --reconstruct or --localize of a set of images instead: a COLMAP
+    model, or hloc's files.
     """
     report.start(output.verbose, output.quiet)
+    if sets.reconstruct is not None:
+        if image0 is not None or colmap is not None:
+            raise UsageError("--reconstruct: takes its images from --sequence; leave A, B and --colmap out")
+        reconstruction = {"features": features, "max_keypoints": max_keypoints, **compute.arguments()}
+        image_sets.run_reconstruction(sets, reconstruction, output, batch)
+    sets.refuse_alone()
     if colmap is not None and batch.pairs is not None:
         raise UsageError("--colmap: one pair only; for --pairs write --format h5 and import that")
     if colmap is not None and colmap.exists() and not output.overwrite:

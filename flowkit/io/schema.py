@@ -240,7 +240,35 @@ class WarpRecord(Record):
     provenance: Provenance
 
 
-AnyRecord = FlowRecord | MatchesRecord | HomographyRecord | PoseRecord | AlignRecord | GroupRecord | WarpRecord
+class ReconstructionRecord(Record):
+    """reconstruction.json: a COLMAP model in sparse/ of the pictures in images/."""
+
+    kind: Literal["reconstruction"] = "reconstruction"
+    model_pixel_origin: Literal["corner of the top-left pixel is (0, 0)"] = Field(
+        "corner of the top-left pixel is (0, 0)", description="In sparse/, as COLMAP has it: half a pixel more"
+    )
+    images: Count = Field(description="That were given")
+    registered: list[Text] = Field(description="That the model has")
+    missing: list[Text] = Field(description="That COLMAP could not register")
+    pairs: Count = Field(description="That were matched")
+    verified_pairs: Count = Field(description="That COLMAP found a geometry for")
+    points: Count
+    track_length: float = Field(description="Images that see a point, on average")
+    reprojection_error_px: float | None = Field(description="Mean over all observations")
+    files: Files
+    provenance: Provenance
+
+
+AnyRecord = (
+    FlowRecord
+    | MatchesRecord
+    | HomographyRecord
+    | PoseRecord
+    | AlignRecord
+    | GroupRecord
+    | WarpRecord
+    | ReconstructionRecord
+)
 
 RECORDS: dict[str, type[AnyRecord]] = {
     "flow": FlowRecord,
@@ -250,6 +278,7 @@ RECORDS: dict[str, type[AnyRecord]] = {
     "align": AlignRecord,
     "group": GroupRecord,
     "warp": WarpRecord,
+    "reconstruction": ReconstructionRecord,
 }
 
 

@@ -105,7 +105,7 @@ def reconstruct(
         )
         match_seconds = time.perf_counter() - started
         model, verified = map_database(work / "database.db", work / "frames", work / "models", listed, seed, K is None)
-        found = _described(model, tuple(cameras), output)
+        found = _described(model, verified, tuple(cameras), output)
         if found.status is Status.OK:
             _write_model(model, work, output)
     run = Run(
@@ -218,9 +218,9 @@ def _matched(pairs: Sequence[tuple[str, str]], folder: Path, matcher: SetMatcher
             _log(f"{number}/{len(pairs)} pairs matched")
 
 
-def _described(model: Any | None, given: tuple[str, ...], output: Path) -> Reconstruction:
+def _described(model: Any | None, verified: int, given: tuple[str, ...], output: Path) -> Reconstruction:
     if model is None:
-        return Reconstruction(Status.NO_OVERLAP, given, (), output)
+        return Reconstruction(Status.NO_OVERLAP if verified else Status.TOO_FEW_MATCHES, given, (), output)
     return Reconstruction(
         Status.OK,
         given,
