@@ -61,6 +61,8 @@ class LifeRecipe(Recipe):
     """How the terms count, and their constants."""
     warp: GeometricSettings = LIFE
     """The map between B' and B, drawn as NeuralMarker does."""
+    warp_least: float = 1.0
+    """Each batch's map is that strong in parts, from this share of it to all of it, uniform in the logarithm."""
     warp_lighting: float = 0.0
     """Strongest change of light of B', drawn between 0 and this; the paper has none."""
     photographs: float = 0.5
@@ -73,6 +75,8 @@ class LifeRecipe(Recipe):
         super().__post_init__()
         if self.terms not in get_args(Row):
             raise UsageError(f"terms={self.terms}: known: {', '.join(get_args(Row))}")
+        if not 0 < self.warp_least <= 1:
+            raise UsageError(f"warp_least={self.warp_least}: must lie above 0 and not above 1")
         for name in ("warp_lighting", "photographs", "photographs_lighting"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
@@ -130,7 +134,15 @@ class Triplets:
         real = bool(torch.rand((), generator=host) < self.recipe.photographs)
         sources = (self.photographs, self.rendered) if real else (self.rendered, self.photographs)
         source = next(source for source in sources if source is not None)
-        return triplet(source.batch(count, size, seed), self.recipe.warp, self.recipe.warp_lighting, host)
+        strength = self.recipe.warp_least ** float(torch.rand((), generator=host))
+        warp = weakened(self.recipe.warp, strength)
+        return triplet(source.batch(count, size, seed), warp, self.recipe.warp_lighting, host)
+
+
+def weakened(settings: GeometricSettings, share: float) -> GeometricSettings:
+    """Maps that go only this share of the way: turned, stretched, shifted and bent less."""
+    reach = ("rotation", "scale", "translation", "corners", "knots", "knots_after")
+    return replace(settings, **{name: share * getattr(settings, name) for name in reach})
 
 
 def triplet(pairs: PairBatch, warp: GeometricSettings, lighting: float, generator: torch.Generator) -> PairBatch:
@@ -185,6 +197,7 @@ LIFE_SMALL = replace(
     fine_tuning=0.3,
     gamma=0.85,
     warp=replace(LIFE, rotation=math.pi / 5, scale=0.3, translation=0.4, corners=0.4, knots=0.35),
+    warp_least=0.1,
     warp_lighting=1.0,
     learning_rate=2e-4,
     steps=10_000,

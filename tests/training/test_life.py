@@ -30,6 +30,10 @@ class TinyLife(LifeRecipe):
     def divisor(self):
         return 4
 
+    def batches(self, source, index):
+        """The same few triplets again and again."""
+        return super().batches(source, index % 2)
+
 
 TINY = TinyLife(
     model="tiny",
@@ -91,6 +95,17 @@ def test_the_warped_picture_may_be_in_another_light(material):
     torch.testing.assert_close(lit.warp, plain.warp)
     torch.testing.assert_close(lit.image1, plain.image1)
     assert (lit.warped - plain.warped).abs().mean() > 0.02
+
+
+def test_warps_from_faint_to_full(material):
+    def lengths(least):
+        source = replace(TINY, warp_least=least).source_from(material)
+        batches = [source.batch(2, (32, 48), seed) for seed in range(12)]
+        return torch.tensor([batch.unwarp.square().sum(1).sqrt()[batch.unwarp_valid].mean() for batch in batches])
+
+    full, mixed = lengths(1.0), lengths(0.1)
+    assert (mixed <= full * 1.5).all()  # another share of the same map, not another map
+    assert (mixed / full).min() < 0.3 and (mixed / full).max() > 0.6
 
 
 def test_photographs_take_their_share_of_the_batches(material):
