@@ -115,6 +115,45 @@ def run_reconstruction(sets: ImageSets, method: dict[str, Any], output: Output, 
     raise typer.Exit(EXIT_OK if found.status is Status.OK else EXIT_NO_GEOMETRY)
 
 
+def run_localization(
+    sets: ImageSets, method: dict[str, Any], database: Path | None, output: Output, batch: Batch
+) -> None:
+    """Match a list of pairs into hloc's files, go on where an earlier run was stopped, and leave with 0 or 6."""
+    from flowkit.cli.batch import Ledger
+    from flowkit.cli.progress import Progress
+    from flowkit.io.colmap import require_pycolmap
+    from flowkit.io.pairs import read_pairs
+    from flowkit.pipelines.image_set import unique_pairs
+    from flowkit.pipelines.localization import LocalizationExport, export_matches, write_database
+
+    directory = sets.localize
+    assert directory is not None
+    if batch.pairs is None:
+        raise UsageError("--localize needs --pairs FILE, a line for each pair: query_name db_name")
+    if batch.shard is not None or batch.jobs > 1:
+        raise UsageError("--localize: writes two files for all pairs in one process; leave --shard and --jobs out")
+    if database is not None:
+        require_pycolmap("--colmap")
+    pairs = unique_pairs((pair.name0, pair.name1) for pair in read_pairs(batch.pairs))
+    options = {key: value for key, value in method.items() if key != "device"}
+    root = batch.image_root or batch.pairs.parent
+    export = LocalizationExport(directory, root, options, overwrite=output.overwrite)
+    matcher = export.matcher(**method)
+    ledger = Ledger("match", total=len(pairs))
+    with Progress(ledger, quiet=output.quiet) as progress:
+        try:
+            for (name0, name1), fault in export_matches(pairs, export, matcher):
+                task = pairwise.Task(root / name0, root / name1, directory, name0, name1)
+                skipped = (name0, name1) in export.done or (name1, name0) in export.done
+                ledger.add(task, None if fault is None else report.explain(fault), skipped=skipped)
+                progress.update()
+        finally:
+            ledger.write(directory)
+    if database is not None:
+        write_database(database, export)
+    pairwise.finish_batch(ledger, directory, output)
+
+
 def _offsets(text: str | None, is_video: bool, count: int | None) -> tuple[int, ...] | None:
     """The frames to match each frame with, by how much later they come; None for all."""
     from flowkit.pipelines.reconstruction import ALL_PAIRS, OFFSETS

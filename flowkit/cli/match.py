@@ -40,7 +40,8 @@ def match(
         ),
     ] = Format.NPZ,
     colmap: Annotated[
-        Path | None, Option(metavar="DB", help="Also a COLMAP database (not with --pairs).", rich_help_panel=RESULTS)
+        Path | None,
+        Option(metavar="DB", help="Also a COLMAP database (of --pairs only with --localize).", rich_help_panel=RESULTS),
     ] = None,
     *,
     compute: options.Compute,
@@ -54,16 +55,23 @@ def match(
     model, or hloc's files.
     """
     report.start(output.verbose, output.quiet)
+    if colmap is not None and colmap.exists() and not output.overwrite:
+        raise UsageError(f"{colmap}: is there already; --overwrite replaces it")
     if sets.reconstruct is not None:
         if image0 is not None or colmap is not None:
             raise UsageError("--reconstruct: takes its images from --sequence; leave A, B and --colmap out")
         reconstruction = {"features": features, "max_keypoints": max_keypoints, **compute.arguments()}
         image_sets.run_reconstruction(sets, reconstruction, output, batch)
     sets.refuse_alone()
+    if sets.localize is not None:
+        if image0 is not None or output.output is not None:
+            raise UsageError(
+                "--localize: takes its images from --pairs and writes to its folder; leave A, B and --output out"
+            )
+        localization = {"features": features, "max_keypoints": max_keypoints, **compute.arguments()}
+        image_sets.run_localization(sets, localization, colmap, output, batch)
     if colmap is not None and batch.pairs is not None:
         raise UsageError("--colmap: one pair only; for --pairs write --format h5 and import that")
-    if colmap is not None and colmap.exists() and not output.overwrite:
-        raise UsageError(f"{colmap}: is there already; --overwrite replaces it")
     method = {"features": features, "max_keypoints": max_keypoints, **compute.arguments()}
     writing = {"pictures": output.pictures, "format": format.value, "colmap": colmap}
     pairwise.run(pairwise.job("match", method, writing), image0, image1, output, batch)

@@ -78,10 +78,16 @@ def intrinsics_from_fov(fov_degrees: float, size: Size) -> np.ndarray:
 
 def intrinsics_from_exif(image: Image) -> np.ndarray | None:
     """K from the focal length in 35 mm equivalents that the picture's EXIF states, None if it states none."""
+    focal = focal_length(image)
+    return None if focal is None else _centred(focal, image.size)
+
+
+def focal_length(image: Image) -> float | None:
+    """In pixels, by the focal length in 35 mm equivalents that the picture's EXIF states, None if it states none."""
     focal = image.focal_35mm
     if focal is None or not math.isfinite(focal) or focal <= 0:
         return None
-    return _centred(focal / FRAME_35MM * max(image.size), image.size)
+    return focal / FRAME_35MM * max(image.size)
 
 
 def pixel_centre_to_colmap(K: np.ndarray) -> np.ndarray:

@@ -72,6 +72,16 @@ def read_hloc(features_h5: _Path, matches_h5: _Path, name0: str, name1: str) -> 
         return checked_matches(Matches(keypoints0, keypoints1, pairs, scores, size0, size1), matches_h5)
 
 
+def pairs_in(matches_h5: _Path) -> set[tuple[str, str]]:
+    """The (name0, name1) of every pair that flowkit has written to hloc's matches; hloc's own files do not say the names."""
+    import h5py
+
+    with decoding(matches_h5, "hloc's matches"), h5py.File(check_input(matches_h5, "hloc's matches"), "r") as store:
+        groups = [group for first in store.values() for group in first.values()]
+        named = [group.attrs["names"] for group in groups if "names" in group.attrs]
+        return {(str(name0), str(name1)) for name0, name1 in named}
+
+
 def _pair_key(name0: str, name1: str) -> str:
     return "/".join(name.replace("/", "-") for name in (name0, name1))
 

@@ -245,7 +245,7 @@ class ReconstructionRecord(Record):
 
     kind: Literal["reconstruction"] = "reconstruction"
     model_pixel_origin: Literal["corner of the top-left pixel is (0, 0)"] = Field(
-        "corner of the top-left pixel is (0, 0)", description="In sparse/, as COLMAP has it: half a pixel more"
+        default="corner of the top-left pixel is (0, 0)", description="In sparse/, as COLMAP has it: half a pixel more"
     )
     images: Count = Field(description="That were given")
     registered: list[Text] = Field(description="That the model has")

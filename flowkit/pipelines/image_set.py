@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import replace
 
 from flowkit.features.registry import matcher as make_matcher
@@ -10,6 +10,18 @@ from flowkit.features.remembered import remember
 from flowkit.pipelines.match import DEFAULT_FEATURES, MAX_SIDE, matcher_name
 from flowkit.pipelines.prepare import Resize, load_pair, resized_image, resolve_device, scaled_points, working_size
 from flowkit.types import Features, Image, Matches
+
+Names = tuple[str, str]
+"""A pair of images by name."""
+
+
+def unique_pairs(pairs: Iterable[Names]) -> list[Names]:
+    """Each pair once, in the order and the way round in which it comes first, and none of an image with itself."""
+    unique: dict[frozenset[str], Names] = {}
+    for pair in pairs:
+        if pair[0] != pair[1]:
+            unique.setdefault(frozenset(pair), pair)
+    return list(unique.values())
 
 
 class SetMatcher:
@@ -25,9 +37,10 @@ class SetMatcher:
         max_keypoints: int | None = None,
         resize: Resize = None,
         device: str = "auto",
+        seed: int = 0,
         store: MutableMapping[str, Features] | None = None,
     ) -> None:
-        self.name, self.resize = matcher_name(features or DEFAULT_FEATURES), resize
+        self.name, self.resize, self.seed = matcher_name(features or DEFAULT_FEATURES), resize, seed
         self.device = resolve_device(device)
         fresh = make_matcher(self.name, device=self.device, max_keypoints=max_keypoints)
         self.matcher = remember(fresh, {} if store is None else store)

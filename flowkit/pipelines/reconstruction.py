@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from flowkit.errors import InputError, OutputError, UsageError
-from flowkit.io.cameras import FRAME_35MM
+from flowkit.io.cameras import focal_length
 from flowkit.io.colmap import Intrinsics, export_database, require_pycolmap
 from flowkit.io.images import read_image, write_image
 from flowkit.io.sequences import Frame
 from flowkit.io.sequences import Sequence as Frames
-from flowkit.pipelines.image_set import SetMatcher
+from flowkit.pipelines.image_set import Names, SetMatcher, unique_pairs
 from flowkit.pipelines.prepare import Resize
 from flowkit.types import Image, Matches, Run, Size, Status
 
@@ -65,7 +65,7 @@ def reconstruct(
     frames: Iterable[Frame],
     output: Path,
     *,
-    pairs: Iterable[tuple[str, str]] | None = None,
+    pairs: Iterable[Names] | None = None,
     offsets: Sequence[int] | None = None,
     features: str | None = None,
     max_keypoints: int | None = None,
@@ -134,7 +134,7 @@ def map_database(
     database: Path,
     images: Path,
     models: Path,
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[Names],
     seed: int = 0,
     refine_camera: bool = True,
 ) -> tuple[Any | None, int]:
@@ -173,7 +173,7 @@ def _write_frames(
         if new in cameras:
             raise InputError(f"{name}: there is another image of that name but for its suffix; rename one of the two")
         write_image(folder / new, image.rgb8)
-        cameras[new], names[name] = (image.size, K if K is not None else _focal(image)), new
+        cameras[new], names[name] = (image.size, K if K is not None else focal_length(image)), new
     if len(cameras) < LEAST:
         raise InputError(f"{len(cameras)} images are too few for a reconstruction, it needs at least {LEAST}")
     return cameras, names
@@ -184,14 +184,7 @@ def _jpeg_name(name: str) -> str:
     return "_".join(str(PurePosixPath(name).with_suffix("")).split()) + ".jpg"
 
 
-def _focal(image: Image) -> float | None:
-    """Pixels, by the picture's EXIF."""
-    return image.focal_35mm and image.focal_35mm / FRAME_35MM * max(image.size)
-
-
-def _listed(
-    pairs: Iterable[tuple[str, str]] | None, names: dict[str, str], offsets: Sequence[int] | None
-) -> list[tuple[str, str]]:
+def _listed(pairs: Iterable[Names] | None, names: dict[str, str], offsets: Sequence[int] | None) -> list[Names]:
     """The pairs to match, by new names, each once and not with itself."""
     order = list(names.values())
     if pairs is not None:
@@ -203,11 +196,10 @@ def _listed(
         chosen = [(a, order[i + o]) for o in offsets for i, a in enumerate(order) if i + o < len(order)]
     else:
         chosen = list(combinations(order, 2))
-    unique = {frozenset(pair): pair for pair in chosen if pair[0] != pair[1]}
-    return list(unique.values())
+    return unique_pairs(chosen)
 
 
-def _matched(pairs: Sequence[tuple[str, str]], folder: Path, matcher: SetMatcher) -> Iterator[tuple[str, str, Matches]]:
+def _matched(pairs: Sequence[Names], folder: Path, matcher: SetMatcher) -> Iterator[tuple[str, str, Matches]]:
     @lru_cache(maxsize=DECODED)
     def load(name: str) -> Image:
         return read_image(folder / name)
