@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import torch
 
 from flowkit.batch import PairBatch
+from flowkit.datasets.colmap_model import PairLimits
 from flowkit.errors import UsageError
 from flowkit.losses.life import ROWS, Direction, LifeWeights, Row, Terms, life_loss
 from flowkit.synth.engine import EngineSettings
@@ -22,6 +21,8 @@ from flowkit.synth.geometric import LIFE, GeometricSettings
 from flowkit.synth.geometric_render import transformed
 from flowkit.synth.lighting import relight
 from flowkit.synth.scene3d import Scene3DSettings
+from flowkit.training.posed import open_posed
+from flowkit.training.posed_windows import PosedSettings
 from flowkit.training.recipe import Recipe, Source, Stage
 
 if TYPE_CHECKING:
@@ -68,8 +69,10 @@ class LifeRecipe(Recipe):
     photographs: float = 0.5
     """Share of batches from posed photographs, where --data colmap=DIR or megadepth-caps=DIR gives some; the others are the
     engine's."""
-    photographs_lighting: float = 0.5
-    """Strongest change of light of those, on top of their own."""
+    posed: PosedSettings = field(default_factory=lambda: PosedSettings(lighting=0.5))
+    """What becomes of those; their change of light comes on top of their own."""
+    limits: PairLimits = field(default_factory=PairLimits)
+    """Which pairs of a COLMAP model are taken."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +80,7 @@ class LifeRecipe(Recipe):
             raise UsageError(f"terms={self.terms}: known: {', '.join(get_args(Row))}")
         if not 0 < self.warp_least <= 1:
             raise UsageError(f"warp_least={self.warp_least}: must lie above 0 and not above 1")
-        for name in ("warp_lighting", "photographs", "photographs_lighting"):
+        for name in ("warp_lighting", "photographs"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
 
@@ -103,7 +106,7 @@ class LifeRecipe(Recipe):
 
     def source_from(self, material: Material) -> Source:
         """Triplets of the engine, of the posed photographs of `material.data`, or of both."""
-        photographs = _photographs(material.data, self.photographs_lighting) if material.data else None
+        photographs = open_posed(material.data, settings=self.posed, limits=self.limits) if material.data else None
         if photographs is None and self.photographs == 1:
             raise UsageError("photographs=1 needs posed photographs; give --data colmap=DIR or megadepth-caps=DIR")
         return Triplets(super().source_from(material) if self.renders else None, photographs, self)
@@ -160,12 +163,6 @@ def triplet(pairs: PairBatch, warp: GeometricSettings, lighting: float, generato
     )
 
 
-def _photographs(folders: Mapping[str, Path], lighting: float) -> Source:
-    from flowkit.training.posed import open_posed
-
-    return open_posed(folders, lighting=lighting)
-
-
 LIFE_RECIPE = LifeRecipe(
     model="life",
     size=(480, 640),
@@ -197,6 +194,8 @@ LIFE_SMALL = replace(
     fine_tuning=0.3,
     gamma=0.85,
     warp=replace(LIFE, rotation=math.pi / 5, scale=0.3, translation=0.4, corners=0.4, knots=0.35),
+    limits=PairLimits(max_rotation=60.0, covisibility=(0.3, 0.9)),
+    weights=LifeWeights(sed_clamp=50.0),
     warp_least=0.1,
     warp_lighting=1.0,
     learning_rate=2e-4,

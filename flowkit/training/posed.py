@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from flowkit.batch import PairBatch
-from flowkit.datasets.colmap_model import read_colmap_pairs
+from flowkit.datasets.colmap_model import PairLimits, read_colmap_pairs
 from flowkit.datasets.megadepth_caps import read_megadepth_caps
 from flowkit.datasets.posed_views import PosedPair, View
 from flowkit.datasets.samples import PoseSample
@@ -28,9 +28,15 @@ from flowkit.training.augment import Placement
 from flowkit.training.posed_windows import PosedSettings, place_pair, placement_matrix, scales
 from flowkit.types import Size
 
-READERS: dict[str, Callable[[Path, str], Sequence[PoseSample]]] = {
+
+def _of_megadepth(root: Path, dataset: str, limits: PairLimits) -> Sequence[PoseSample]:
+    """Its lists have chosen the pairs by what they share already."""
+    return read_megadepth_caps(root, dataset, max_rotation=limits.max_rotation, max_pairs=limits.max_pairs)
+
+
+READERS: dict[str, Callable[[Path, str, PairLimits], Sequence[PoseSample]]] = {
     "colmap": read_colmap_pairs,
-    "megadepth-caps": read_megadepth_caps,
+    "megadepth-caps": _of_megadepth,
 }
 """The collections of pairs with poses, by the names that --data gives them."""
 
@@ -53,7 +59,8 @@ class PosedPairs:
     def batch(self, count: int, size: Size, seed: int) -> PairBatch:
         """`count` pairs of `size` (height, width) drawn with `seed`, in either order, on the CPU.
 
-        `flow` is 0 and `valid` False everywhere: it is not known. InputError, naming the file, when a picture cannot be read.
+        `flow` is 0 and `valid` False everywhere: it is not known. `made` names the pairs and says which are turned round.
+        InputError, naming the file, when a picture cannot be read.
         """
         rng = np.random.default_rng([seed, 3])
         indices = rng.integers(len(self), size=count)
@@ -70,32 +77,31 @@ class PosedPairs:
             flow=torch.zeros(count, 2, *size),
             valid=torch.zeros(count, *size, dtype=torch.bool),
             **geometry(K0, K1, T),
-            made={"family": "posed", "names": [f"{crop.pair.dataset}/{crop.pair.name}" for crop in crops]},
+            made={
+                "family": "posed",
+                "names": [f"{crop.pair.dataset}/{crop.pair.name}" for crop in crops],
+                "turned": [crop.turned for crop in crops],
+            },
         )
         if self.settings.lighting == 0:
             return pairs
         generator = torch.Generator().manual_seed(seed)
         return relight(pairs, self.settings.lighting * torch.rand(count, generator=generator), generator)
 
-    def windows(self, index: int, size: Size, seed: int) -> tuple[PosedPair, Placement, Placement]:
-        """How a draw of pair `index` is turned round, resized and cut, for looking at."""
-        crop = self._crop(index, size, np.random.default_rng(seed))
-        return crop.pair, *crop.placements
-
     def _crop(self, index: int, size: Size, rng: np.random.Generator) -> _Crop:
-        pair = self.pairs[index]
-        pair = pair.reversed() if rng.random() < 0.5 else pair
+        turned = bool(rng.random() < 0.5)
+        pair = self.pairs[index].reversed() if turned else self.pairs[index]
         pictures = [self._pictures.read(view, size, self.settings) for view in (pair.view0, pair.view1)]
         placements = place_pair(pair, pictures[0].size, pictures[1].size, size, self.settings, rng)
         cut = [_cut(picture.pixels, placement) for picture, placement in zip(pictures, placements, strict=True)]
         K = placement_matrix(placements[0]) @ pair.K0, placement_matrix(placements[1]) @ pair.K1
-        return _Crop(pair, placements, (cut[0], cut[1]), K)
+        return _Crop(pair, turned, (cut[0], cut[1]), K)
 
 
 @dataclass(frozen=True)
 class _Crop:
     pair: PosedPair
-    placements: tuple[Placement, Placement]
+    turned: bool
     pictures: tuple[np.ndarray, np.ndarray]
     K: tuple[np.ndarray, np.ndarray]
 
@@ -103,21 +109,21 @@ class _Crop:
 def open_posed(
     folders: Mapping[str, Path] | Mapping[str, str],
     *,
-    lighting: float | None = None,
     settings: PosedSettings | None = None,
+    limits: PairLimits | None = None,
 ) -> PosedPairs:
     """The pairs of one or several collections, by the names of `READERS`: colmap, megadepth-caps.
 
-    `lighting` replaces that of the settings.
+    `limits` say which pairs are taken; of MegaDepth, whose lists know what pictures share, only by rotation and number.
     UsageError for a name that is none of them, InputError when a folder is not laid out so (docs/training_data.md).
     """
     if not folders:
         raise UsageError(f"pairs with poses come from --data NAME=DIR; NAME is one of {', '.join(READERS)}")
     if unknown := [name for name in folders if name not in READERS]:
         raise UsageError(f"{unknown[0]!r} has no poses; use one of {', '.join(READERS)}")
-    samples = [sample for name, folder in folders.items() for sample in READERS[name](Path(folder), name)]
-    settings = settings or PosedSettings()
-    return PosedPairs(samples, settings if lighting is None else replace(settings, lighting=lighting))
+    limits = limits or PairLimits()
+    samples = [sample for name, folder in folders.items() for sample in READERS[name](Path(folder), name, limits)]
+    return PosedPairs(samples, settings)
 
 
 def geometry(K0: Tensor, K1: Tensor, T: Tensor) -> dict[str, Tensor]:
@@ -150,6 +156,9 @@ class _Pictures:
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
         self._kept: OrderedDict[tuple[View, Size], _Picture] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def read(self, view: View, crop: Size, settings: PosedSettings) -> _Picture:
         """The picture of a view, no larger than crops of that size ever show it. The same whether it was kept or not."""

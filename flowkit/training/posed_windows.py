@@ -27,9 +27,9 @@ class PosedSettings:
     least_share: float = 0.3
     """A crop shows between all of its picture, as far as their shapes allow, and this share of its area."""
     scale_jitter: float = 0.15
-    """The two pictures of a pair are scaled differently by at most 2^x."""
+    """The scale of each picture of a pair is multiplied by 2^u of its own, |u| at most this."""
     shift: float = 0.25
-    """How far the second crop lies at most from where the first one's content is, in terms of its height and width."""
+    """How far the content of the crops lies apart at most, where the pictures allow, in terms of their height and width."""
     overlap: float = 0.5
     """The share of the first crop's content that the second should show; windows are drawn anew where they show less."""
     cache: int = 256 << 20
@@ -60,14 +60,19 @@ def place_pair(
         first = Placement(size0, resized0, (False, False), _random_corner(resized0, crop, rng), crop)
         if len(points0):
             first, inside = _with_points(first, points0, rng)
-            middle = np.median(points1[inside], axis=0)
+            here, there = np.median(points0[inside], axis=0), np.median(points1[inside], axis=0)
         else:
-            middle = _epipolar_partner(pair, _centre(first), size0, size1)
+            here = _centre(first)
+            there = _epipolar_partner(pair, here, size0, size1)
         away = rng.uniform(-settings.shift, settings.shift, 2) * (crop[1], crop[0])
-        second = _around(middle, size1, resized1, crop, away)
-        score = _shown(second, points1[inside]).mean() if len(points0) else _line_share(pair, first, second)
+        second = _showing(there, _in_crop(first, here) + away, size1, resized1, crop)
+        score = (
+            _overlap(first, second, points0[inside], points1[inside])
+            if len(points0)
+            else _line_share(pair, first, second)
+        )
         if best is None or score > best[0]:
-            best = float(score), first, second
+            best = score, first, second
         if best[0] >= settings.overlap:
             break
     assert best is not None
@@ -93,10 +98,10 @@ def _random_corner(resized: Size, crop: Size, rng: np.random.Generator) -> tuple
     return int(rng.integers(resized[1] - crop[1] + 1)), int(rng.integers(resized[0] - crop[0] + 1))
 
 
-def _around(point: np.ndarray, size: Size, resized: Size, crop: Size, away: np.ndarray) -> Placement:
-    """The window whose centre is nearest to a point of the original picture, `away` (x, y) pixels of the crop from it."""
+def _showing(point: np.ndarray, place: np.ndarray, size: Size, resized: Size, crop: Size) -> Placement:
+    """The window that shows a point of the original picture at a place (x, y) of the crop, or as near to it as can be."""
     scale = np.array([resized[1] / size[1], resized[0] / size[0]])
-    corner = (point + 0.5) * scale - 0.5 + away - (np.array([crop[1], crop[0]]) - 1) / 2
+    corner = (point + 0.5) * scale - 0.5 - place
     x, y = np.clip(np.rint(corner), 0, [resized[1] - crop[1], resized[0] - crop[0]]).astype(int)
     return Placement(size, resized, (False, False), (int(x), int(y)), crop)
 
@@ -113,6 +118,13 @@ def _shown(placement: Placement, points: np.ndarray) -> np.ndarray:
     return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
 
 
+def _overlap(first: Placement, second: Placement, points0: np.ndarray, points1: np.ndarray) -> float:
+    """The share of the first crop that the second shows, too: of its points, and of its area as the points move."""
+    moved = np.abs(np.median(_in_crop(second, points1) - _in_crop(first, points0), axis=0))
+    area = np.prod(np.clip(1 - moved / np.array(first.crop[::-1]), 0, 1))
+    return float(min(_shown(second, points1).mean(), area))
+
+
 def _centre(placement: Placement) -> np.ndarray:
     """The point of the original in the middle of the crop."""
     matrix = placement_matrix(placement)
@@ -124,7 +136,8 @@ def _with_points(placement: Placement, points: np.ndarray, rng: np.random.Genera
     inside = _shown(placement, points)
     if inside.sum() < min(_FEW, len(points)):
         chosen = int(rng.integers(len(points)))
-        placement = _around(points[chosen], placement.size, placement.resized, placement.crop, np.zeros(2))
+        middle = (np.array(placement.crop[::-1]) - 1) / 2
+        placement = _showing(points[chosen], middle, placement.size, placement.resized, placement.crop)
         inside = _shown(placement, points)
         inside[chosen] = True
     return placement, inside
