@@ -34,11 +34,13 @@ def curves_csv(rows: Sequence[Row]) -> str:
 
 
 def curves_picture(rows: Sequence[Row]) -> np.ndarray:
-    """(H, W, 3) uint8: a panel for each data set and group; the methods by name with their mean number of matches."""
+    """(H, W, 3) uint8: a panel for each data set and then its groups; methods with their mean numbers of matches."""
     from flowkit.viz.curves import Panel, draw_curves
 
     panels: dict[str, dict[str, list[float]]] = {}
     kept = curve_rows(rows)
+    datasets = list(dict.fromkeys(row.dataset for row in kept))
+    kept.sort(key=lambda row: (datasets.index(row.dataset), row.group != ""))
     for row in kept:
         panels.setdefault(f"{row.dataset} {row.group}".strip(), {})[row.method] = _accuracies(row)
     whole = {row.method: row for row in kept if not row.group}

@@ -77,6 +77,44 @@ def test_pairs_takes_every_task_of_a_collection(collection, capsys, made_up, tmp
     assert list((tmp_path / "home" / "bench").rglob("*.npz"))  # the cache of runs without --output
 
 
+def test_matching_accuracy_is_also_drawn(tmp_path, monkeypatch, capsys):
+    def match(image0, image1, sample, *, device, seed, features="none"):
+        points = np.array([[5.0, 5], [9, 9]])
+        return {"points0": points, "points1": points + np.array([[0, 2], [0, 0]]), "F": np.eye(3)}, "ok"
+
+    monkeypatch.setitem(methods.METHODS, "matching", {"match": Entry(match, {}, ("features",))})
+    for name in ("v_wall", "i_fog", "i_dc"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for k in (1, 2):
+            cv2.imwrite(str(tmp_path / "data" / name / f"{k}.png"), np.full((20, 30, 3), 40 * k, np.uint8))
+        (tmp_path / "data" / name / "H_1_2").write_text("1 0 0\n0 1 0\n0 0 1\n")
+    out = tmp_path / "out"
+    arguments = ("matching", "--dataset", "hpatches-mma", "--root", tmp_path / "data", "--features", "a,b")
+    assert invoke(*arguments, "--output", out) == 0
+    assert "hpatches-mma: 2 of 108 sequences are here" in capsys.readouterr().err
+    lines = list(csv.DictReader((out / "mma.csv").open(encoding="utf-8")))
+    assert [(line["group"], line["method"]) for line in lines][-2:] == [("", "match a"), ("", "match b")]
+    assert len(lines) == 6 and lines[0]["mma_1"] == "0.5" and lines[0]["mma_2"] == "1"
+    assert cv2.imread(str(out / "mma.png")).shape[1] > 3 * 260  # viewpoint, illumination, both
+    record = json.loads((out / "bench.json").read_text("utf-8"))
+    assert record["arguments"]["parts"] == {"hpatches-mma": "2 of 108 sequences"}
+
+
+def test_localization(tmp_path, capsys):
+    truth, estimated = tmp_path / "truth.txt", tmp_path / "estimated.txt"
+    truth.write_text("a.jpg 1 0 0 0 0 0 0\nb.jpg 1 0 0 0 0 0 0\n")
+    estimated.write_text("a.jpg 1 0 0 0 0.3 0 0\n")
+    assert invoke("localization", estimated, truth, "--output", tmp_path / "out") == 0
+    assert "5 m 10° %" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "out" / "bench.json").read_text("utf-8"))["rows"]
+    assert [row[f"within_{kind}"] for kind in ("0.25m_2deg", "0.5m_5deg", "5m_10deg")] == [0, 0.5, 0.5]
+    assert not (tmp_path / "out" / "mma.csv").exists()
+    with pytest.raises(OutputError, match="--overwrite"):
+        invoke("localization", estimated, truth, "--output", tmp_path / "out")
+    assert invoke("localization", estimated, truth, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == [row]
+
+
 def test_a_crash_exits_with_6_and_is_shown(collection, capsys):
     root = collection / "homography_oxford"
     assert invoke("homography", "--dataset", "oxford", "--root", root, "--features", "crash", "--json") == 6
@@ -93,6 +131,9 @@ def test_a_crash_exits_with_6_and_is_shown(collection, capsys):
         (("homography", "--dataset", "evd", "--root", "{root}"), InputError),
         (("pose", "--dataset", "oxford", "--root", "{root}/homography_oxford"), UsageError),
         (("flow", "--dataset", "oxford", "--root", "{root}/homography_oxford", "--method", "nonsense"), UsageError),
+        (("matching", "--dataset", "hpatches-mma", "--root", "{root}", "--max-keypoints", "0"), UsageError),
+        (("matching", "--dataset", "hpatches-mma", "--root", "{root}"), InputError),
+        (("localization", "{root}/missing", "{root}/missing"), InputError),
         (("pairs", "{root}", "--task", "nonsense"), UsageError),
         (("pairs", "{root}", "--method", "nonsense"), UsageError),
         (("pairs", "{root}/missing"), InputError),
