@@ -24,7 +24,7 @@ _IMAGES = {
 def read_kitti(root: Path, dataset: str = "kitti") -> list[FlowSample]:
     """Every training pair; the flow is flow_occ, `visible` is where flow_noc is known.
 
-    `kitti2012` takes the grey pictures if they are there, as RAFT's and LIFE's numbers do; `kitti` takes what there is.
+    `kitti2012` takes the grey pictures if they are there, as LIFE does; `kitti` takes what there is.
     """
     base = root / "training" if (folder(root) / "training").is_dir() else root
     images = first_folder(base, *_IMAGES[dataset])
