@@ -66,7 +66,7 @@ def projected(reconstruction, pair):
 
 
 @pytest.mark.parametrize("model", ["SIMPLE_PINHOLE", "PINHOLE"])
-def test_F_annihilates_what_pycolmap_projects(tmp_path, model):
+def test_fundamental_annihilates_what_pycolmap_projects(tmp_path, model):
     reconstruction = synthesise(tmp_path, model)
     pairs = read_colmap_pairs(tmp_path, limits=ALL)
     assert len(pairs) == 15
@@ -81,7 +81,7 @@ def test_F_annihilates_what_pycolmap_projects(tmp_path, model):
 
 
 @pytest.mark.parametrize("model", CAMERAS)
-def test_common_points_obey_F_of_the_undistorted_pictures(tmp_path, model):
+def test_common_points_fit_the_undistorted_pictures(tmp_path, model):
     reconstruction = synthesise(tmp_path, model)
     for pair in read_colmap_pairs(tmp_path, limits=ALL):
         points0, points1 = pair.common_points()

@@ -26,7 +26,7 @@ def cameras():
     result = {}
     for number, ((height, width), turn) in enumerate(zip(SIZES, TURNS, strict=True)):
         K = np.array([[50.0 + number, 0, width / 2 + 1.5], [0, 52, height / 2 - 1], [0, 0, 1]])
-        t = rng.uniform(-1, 1, 3) + [0, 0, 6]
+        t = rng.uniform([-1, -1, 5], [1, 1, 7])
         result[f"p{number}.jpg"] = K, cv2.Rodrigues(np.array(turn))[0], t, (height, width)
     return result
 
@@ -44,7 +44,7 @@ def lay_out(root: Path, pairs, scene="0001", dense="dense0"):
     return folder
 
 
-def test_pairs_have_the_F_that_their_cameras_say(tmp_path):
+def test_pairs_fit_the_cameras_they_come_from(tmp_path):
     lay_out(tmp_path, [(0, 1), (2, 1), (2, 0)])
     pairs = read_megadepth_caps(tmp_path)
     assert [pair.name for pair in pairs] == ["0001/dense0/p0-p1", "0001/dense0/p2-p1", "0001/dense0/p2-p0"]

@@ -21,7 +21,7 @@ def test_lens_is_opencvs():
 
 
 @pytest.mark.parametrize("coefficients", [BARREL, PINCUSHION])
-def test_undistorted_picture_shows_each_point_where_its_K_says(coefficients):
+def test_undistorted_picture_shows_each_point_where_its_intrinsics_say(coefficients):
     lens = Lens.of(K, coefficients)
     pinhole = lens.pinhole(SIZE)
     point = np.array([131.0, 97])  # of the undistorted picture, near its corner
