@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from flowkit.io.sequences import Sequence as Frames
 from flowkit.pipelines.image_set import Names, SetMatcher, unique_pairs
 from flowkit.pipelines.prepare import Resize
 from flowkit.types import Image, Matches, Run, Size, Status
+
+if TYPE_CHECKING:
+    import pycolmap
 
 log = logging.getLogger(__name__)
 
@@ -104,9 +107,11 @@ def reconstruct(
             distortion=distortion if K is not None else None,
         )
         match_seconds = time.perf_counter() - started
-        model, verified = map_database(work / "database.db", work / "frames", work / "models", listed, seed, K is None)
+        verified = verify(work / "database.db", listed, seed)
+        places = work / "database.db", work / "frames", work / "models"
+        model = map_images(*places, seed=seed, refine_camera=K is None) if verified else None
         found = _described(model, verified, tuple(cameras), output)
-        if found.status is Status.OK:
+        if model is not None:
             _write_model(model, work, output)
     run = Run(
         method=matcher.name,
@@ -130,36 +135,58 @@ def chosen_frames(frames: Frames, every: int = 1, most: int | None = None) -> It
     return islice(iter(frames), 0, None if most is None else every * (most - 1) + 1, every)
 
 
-def map_database(
+def verify(database: Path, pairs: Sequence[Names], seed: int = 0) -> int:
+    """COLMAP's geometric verification of a database's matches of those pairs; how many pairs have a geometry now."""
+    import pycolmap
+
+    _prepare(seed)
+    listing = database.with_name(f"{database.name}.pairs.txt")
+    listing.write_text("".join(f"{name0} {name1}\n" for name0, name1 in pairs), "utf-8")
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = seed
+    pycolmap.verify_matches(database, listing, options=options)
+    opened = pycolmap.Database.open(database)
+    try:
+        return int(opened.num_verified_image_pairs())
+    finally:
+        opened.close()
+
+
+def map_images(
     database: Path,
     images: Path,
     models: Path,
-    pairs: Sequence[Names],
+    *,
+    names: Sequence[str] = (),
     seed: int = 0,
     refine_camera: bool = True,
-) -> tuple[Any | None, int]:
-    """COLMAP's verification and incremental mapping: the largest model (None if there is none), how many pairs it verified."""
+) -> pycolmap.Reconstruction | None:
+    """COLMAP's incremental mapping of a verified database, of the images `names` or all; the largest model, None without one.
+
+    `models` is a folder for what COLMAP writes meanwhile.
+    """
     import pycolmap
 
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
-    pycolmap.set_random_seed(seed)
-    listing = database.with_suffix(".txt")
-    listing.write_text("".join(f"{name0} {name1}\n" for name0, name1 in pairs), "utf-8")
-    verification = pycolmap.TwoViewGeometryOptions()
-    verification.ransac.random_seed = seed
-    pycolmap.verify_matches(database, listing, options=verification)
-    opened = pycolmap.Database.open(database)
-    verified, cameras = opened.num_verified_image_pairs(), {camera.camera_id for camera in opened.read_all_cameras()}
-    opened.close()
+    _prepare(seed)
     options = pycolmap.IncrementalPipelineOptions()
     options.min_model_size = LEAST
     options.random_seed = seed
+    options.image_names = list(names)
     if not refine_camera:
-        options.constant_cameras = cameras
+        opened = pycolmap.Database.open(database)
+        options.constant_cameras = {camera.camera_id for camera in opened.read_all_cameras()}
+        opened.close()
     models.mkdir(parents=True, exist_ok=True)
-    found = pycolmap.incremental_mapping(database, images, models, options) if verified else {}
-    model = max(found.values(), key=lambda each: (each.num_reg_images(), each.num_points3D()), default=None)
-    return (None, verified) if model is None or model.num_reg_images() < LEAST else (model, verified)
+    found = pycolmap.incremental_mapping(database, images, models, options).values()
+    model = max(found, key=lambda each: (each.num_reg_images(), each.num_points3D()), default=None)
+    return None if model is None or model.num_reg_images() < LEAST else model
+
+
+def _prepare(seed: int) -> None:
+    import pycolmap
+
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.FATAL.value  # its errors are the status
+    pycolmap.set_random_seed(seed)
 
 
 def _write_frames(
@@ -210,7 +237,9 @@ def _matched(pairs: Sequence[Names], folder: Path, matcher: SetMatcher) -> Itera
             _log(f"{number}/{len(pairs)} pairs matched")
 
 
-def _described(model: Any | None, verified: int, given: tuple[str, ...], output: Path) -> Reconstruction:
+def _described(
+    model: pycolmap.Reconstruction | None, verified: int, given: tuple[str, ...], output: Path
+) -> Reconstruction:
     if model is None:
         return Reconstruction(Status.NO_OVERLAP if verified else Status.TOO_FEW_MATCHES, given, (), output)
     return Reconstruction(
@@ -224,7 +253,7 @@ def _described(model: Any | None, verified: int, given: tuple[str, ...], output:
     )
 
 
-def _write_model(model: Any, work: Path, output: Path) -> None:
+def _write_model(model: pycolmap.Reconstruction, work: Path, output: Path) -> None:
     """The model and its images without distortion, first beside `output`, then moved into it."""
     import pycolmap
 

@@ -1,14 +1,18 @@
 """A room with known cameras, reconstructed by COLMAP from our matches: poses, half pixels, undistorted images."""
 
+import json
+
 import numpy as np
 import pytest
 import textured_room as room
 
+from flowkit.cli.main import run
 from flowkit.errors import InputError, UsageError
 from flowkit.features.matching import match_descriptors
 from flowkit.features.sift import Sift
 from flowkit.io.cameras import colmap_to_pixel_centre
-from flowkit.io.images import read_image
+from flowkit.io.images import read_image, write_image
+from flowkit.io.results import is_complete
 from flowkit.pipelines.reconstruction import chosen_frames, reconstruct
 from flowkit.types import Image, Status
 
@@ -103,10 +107,27 @@ def test_written_images_obey_the_written_cameras(frames, tmp_path):
     assert np.median(shifted) > 0.3  # the test sees half a pixel
 
 
+def test_command_on_a_folder_with_known_intrinsics(frames, tmp_path, capsys):
+    for name, image in frames:
+        write_image(tmp_path / "photos" / name, image.pixels)
+    K = ",".join(str(value) for value in (room.K[0, 0], room.K[1, 1], *room.K[:2, 2]))
+    given = {"--reconstruct": tmp_path / "room", "--sequence": tmp_path / "photos", "--K": K, "--distortion": "0.001,0"}
+    words = [str(word) for pair in given.items() for word in pair]
+    assert run(["match", *words, "--max-keypoints", "1200", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["status"] == "ok" and record["images"] == 4 and record["missing"] == [] and record["pairs"] == 6
+    assert is_complete(tmp_path / "room/reconstruction.json")
+    camera = next(iter(pycolmap.Reconstruction(tmp_path / "room/sparse").cameras.values()))
+    assert camera.model.name == "PINHOLE" and abs(camera.focal_length_x - 250) < 0.5  # distortion taken out
+    assert run(["match", *words]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
 def test_no_model_is_a_status_and_writes_nothing(tmp_path):
     noise = [(f"{i}.png", Image(np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8))) for i in range(3)]
     result = reconstruct(noise, tmp_path / "nothing", features="sift", max_keypoints=200)
-    assert result.status is Status.TOO_FEW_MATCHES and result.registered == () and result.reprojection_error is None
+    assert result.status in (Status.NO_OVERLAP, Status.TOO_FEW_MATCHES)
+    assert result.registered == () and result.reprojection_error is None
     assert not list(tmp_path.iterdir())
 
 
