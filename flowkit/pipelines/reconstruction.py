@@ -147,7 +147,8 @@ def verify(database: Path, pairs: Sequence[Names], seed: int = 0) -> int:
     pycolmap.verify_matches(database, listing, options=options)
     opened = pycolmap.Database.open(database)
     try:
-        return int(opened.num_verified_image_pairs())
+        _, counts = opened.read_two_view_geometry_num_inliers()  # zero for the pairs without a geometry
+        return sum(count > 0 for count in counts)
     finally:
         opened.close()
 
