@@ -20,6 +20,7 @@ def homography(
     effort: options.EffortOption = Effort.NORMAL,
     threshold: options.Threshold = None,
     *,
+    matching: options.Matching,
     compute: options.Compute,
     output: options.Output,
     batch: options.Batch,
@@ -29,7 +30,13 @@ def homography(
     Writes homography.json and homography.png. To bring A onto B: `flowkit warp A --homography homography.json`.
     """
     report.start(output.verbose, output.quiet)
-    method = {"features": features, "effort": effort.value, "threshold": threshold, **compute.arguments()}
+    method = {
+        "features": features,
+        "effort": effort.value,
+        "threshold": threshold,
+        **matching.arguments(),
+        **compute.arguments(),
+    }
     job = pairwise.job("homography", method, {"pictures": output.pictures})
     pairwise.run(job, image0, image1, output, batch)
 

@@ -111,6 +111,45 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Matching:
+    """What leads the matching of features, and the weights files that some of them need."""
+
+    guide: Annotated[
+        str | None,
+        Option(
+            metavar="MODEL",
+            help="A flow leads the matching: life, or another model (MODEL=FILE for its weights).",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+    guide_radius: Annotated[
+        float | None,
+        Option(metavar="PX", help="Pixels around the guide's prediction looked at first; 5.", rich_help_panel=METHOD),
+    ] = None
+    feature_weights: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=FILE",
+            help="Your weights file of superpoint or r2d2; may be repeated.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """As the pipelines take them, only what was given."""
+        if self.guide_radius is not None and self.guide is None:
+            raise UsageError(f"--guide-radius {self.guide_radius:g}: only together with --guide MODEL")
+        files = {}
+        for text in self.feature_weights or ():
+            name, separator, file = text.partition("=")
+            if not (name and separator and file):
+                raise UsageError(f"--feature-weights {text}: give NAME=FILE, for example r2d2=r2d2_WASF_N16.pt")
+            files[name] = file
+        given = {"guide": self.guide, "guide_radius": self.guide_radius, "feature_weights": files or None}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Dense:
     """Which dense method, and how it runs."""
 

@@ -45,6 +45,7 @@ def pose(
     features: options.Features = None,
     threshold: options.Threshold = None,
     *,
+    matching: options.Matching,
     compute: options.Compute,
     output: options.Output,
     batch: options.Batch,
@@ -56,7 +57,7 @@ def pose(
     report.start(output.verbose, output.quiet)
     if fov is not None and not 0 < fov < 180:
         raise UsageError(f"--fov {fov:g}: between 0 and 180 degrees")
-    method = {"features": features, "threshold": threshold, **compute.arguments()}
+    method = {"features": features, "threshold": threshold, **matching.arguments(), **compute.arguments()}
     writing = {"pictures": output.pictures, "K0": K0 or K, "K1": K1 or K, "fov": fov}
     pairwise.run(pairwise.job("pose", method, writing), image0, image1, output, batch)
 

@@ -13,7 +13,7 @@ from itertools import chain
 
 import numpy as np
 
-from flowkit.features.matching import match_descriptors
+from flowkit.features.matching import SAME_PLACE, SEPARATION, DescriptorMatcher, deduplicate, match_descriptors
 from flowkit.types import Features, Matches, Size
 
 RADIUS = 5.0
@@ -31,7 +31,7 @@ def match_guided(
     radius: float = RADIUS,
     ratio: float | None = None,
     min_score: float | None = None,
-    separation: float = 10.0,
+    separation: float = SEPARATION,
     device: str = "cpu",
 ) -> Matches:
     """Matches with their `stage`, first all of stage 1, then all of stage 2; no keypoint is in two of them.
@@ -71,6 +71,34 @@ def match_guided(
         origin=np.zeros(len(index0) + len(rest), np.int64),
         stage=np.repeat([1, 2], [len(index0), len(rest)]),
     )
+
+
+def match_with_guide(
+    matcher: DescriptorMatcher,
+    features0: Features,
+    features1: Features,
+    flow01: np.ndarray,
+    flow10: np.ndarray,
+    *,
+    radius: float = RADIUS,
+    pixel: float = 1.0,
+) -> Matches:
+    """As `matcher` matches, with all its own tests, but guided: `match_guided` of features in the pixels of the flows.
+
+    `pixel` is how many of those make one pixel of image1 as the features saw it, in which the matcher's own bounds are.
+    """
+    found = match_guided(
+        features0,
+        features1,
+        flow01,
+        flow10,
+        radius=radius,
+        ratio=matcher.ratio,
+        min_score=matcher.min_score,
+        separation=SEPARATION * pixel,
+        device=matcher.device,
+    )
+    return deduplicate(found, SAME_PLACE * pixel) if matcher.unique else found
 
 
 def _predicted(features: Features, flow: np.ndarray, other: Size) -> np.ndarray:

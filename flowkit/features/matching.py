@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 CHUNK = 2048
 """Rows of the similarity matrix held at a time."""
+SEPARATION = 10.0
+"""Pixels from a match beyond which another keypoint is a rival of it."""
+SAME_PLACE = 1.5
+"""Pixels within which two matches join the same places."""
 
 
 def match_descriptors(
@@ -28,7 +32,7 @@ def match_descriptors(
     ratio: float | None = None,
     mutual: bool = True,
     min_score: float | None = None,
-    separation: float = 10.0,
+    separation: float = SEPARATION,
     free: tuple[np.ndarray, np.ndarray] | None = None,
     device: str = "cpu",
 ) -> Matches:
@@ -123,7 +127,7 @@ def no_matches(size0: Size, size1: Size, name: str) -> Matches:
     return label(empty0, empty1, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), name)
 
 
-def deduplicate(matches: Matches, radius: float = 1.5) -> Matches:
+def deduplicate(matches: Matches, radius: float = SAME_PLACE) -> Matches:
     """Of the matches that join the same two places (within `radius` pixels in both images) keep the best one."""
     from scipy.spatial import cKDTree
 
@@ -164,6 +168,7 @@ class DescriptorMatcher:
     ) -> None:
         self.extractor, self.name, self.weights = extractor, extractor.name, extractor.weights
         self.ratio, self.min_score, self.unique, self.device = ratio, min_score, unique, device
+        self.notes = notes_of(extractor)
 
     def match(self, image0: Image, image1: Image) -> Matches:
         """Matches in the original pixels of both images."""
@@ -181,10 +186,17 @@ class Union:
         self.members = tuple(members)
         self.name = "+".join(member.name for member in self.members)
         self.weights: Mapping[str, str] = {name: hash for m in self.members for name, hash in m.weights.items()}
+        self.notes = tuple(dict.fromkeys(note for member in self.members for note in notes_of(member)))
 
     def match(self, image0: Image, image1: Image) -> Matches:
         """The matches of every member, `origin` saying whose each is."""
         return merge([member.match(image0, image1) for member in self.members])
+
+
+def notes_of(feature: Extractor | PairMatcher) -> tuple[str, ...]:
+    """What the provenance has to say of it, the licence of its weights for one; most have nothing to say."""
+    notes: tuple[str, ...] = getattr(feature, "notes", ())
+    return notes
 
 
 def _origin(matches: Matches, origins: tuple[str, ...]) -> np.ndarray:

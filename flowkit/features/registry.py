@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 from flowkit.errors import UsageError
 from flowkit.features.base import Extractor, PairMatcher
+
+if TYPE_CHECKING:
+    from flowkit.features.matching import DescriptorMatcher
 
 T = TypeVar("T")
 
@@ -19,25 +22,68 @@ class Options:
     device: str = "cpu"
     max_keypoints: int | None = None
     max_side: int | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Name of a feature whose weights the user has to bring -> the file."""
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features joined by "+" together with the (name, weights file) of those that need one of the user's."""
+
+    names: str
+    files: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def parts(self) -> list[str]:
+        """The names one by one."""
+        return [part.strip() for part in self.names.split("+")]
+
+    def __str__(self) -> str:
+        return self.names
 
 
 def extractor(
-    name: str, *, device: str = "cpu", max_keypoints: int | None = None, max_side: int | None = None
+    name: str,
+    *,
+    device: str = "cpu",
+    max_keypoints: int | None = None,
+    max_side: int | None = None,
+    weights: str | None = None,
 ) -> Extractor:
-    """The extractor of that name; UsageError listing the known names if there is none."""
-    return _look_up(EXTRACTORS, name, "extractor")(Options(str(device), max_keypoints, max_side))
+    """The extractor of that name, its weights from a file of the user's if given; UsageError listing the known names."""
+    files = {} if weights is None else {name: weights}
+    return _look_up(EXTRACTORS, name, "extractor")(Options(str(device), max_keypoints, max_side, files))
 
 
 def matcher(
-    name: str, *, device: str = "cpu", max_keypoints: int | None = None, max_side: int | None = None
+    features: str | FeatureSet, *, device: str = "cpu", max_keypoints: int | None = None, max_side: int | None = None
 ) -> PairMatcher:
     """The pair matcher of that name, or of several joined by "+"; UsageError listing the known names if there is none."""
     from flowkit.features.matching import Union
 
-    options = Options(str(device), max_keypoints, max_side)
-    makers = [_look_up(MATCHERS, part.strip(), "feature") for part in name.split("+")]
+    chosen = features if isinstance(features, FeatureSet) else FeatureSet(features)
+    options = Options(str(device), max_keypoints, max_side, dict(chosen.files))
+    makers = [_look_up(MATCHERS, part, "feature") for part in chosen.parts]
     members = [make(options) for make in makers]
     return members[0] if len(members) == 1 else Union(members)
+
+
+def descriptor_matchers(
+    features: str | FeatureSet, *, device: str = "cpu", max_keypoints: int | None = None, max_side: int | None = None
+) -> tuple[DescriptorMatcher, ...]:
+    """The matchers of the descriptors of those features, one for each: what guided matching works with.
+
+    Of `disk` and `aliked` it is the nearest neighbour, without LightGlue. UsageError for `xfeat*`, which has no keypoints.
+    """
+    from flowkit.features.matching import DescriptorMatcher
+
+    chosen = features if isinstance(features, FeatureSet) else FeatureSet(features)
+    options = Options(str(device), max_keypoints, max_side, dict(chosen.files))
+    makers = [_look_up(MATCHERS, DESCRIPTORS_OF.get(part, part), "feature") for part in chosen.parts]
+    if "xfeat*" in chosen.parts:
+        raise UsageError("--guide: 'xfeat*' moves its points for each pair and cannot be guided; use --features xfeat")
+    made = [make(options) for make in makers]
+    return tuple(each for each in made if isinstance(each, DescriptorMatcher))
 
 
 def names() -> tuple[str, ...]:
@@ -75,6 +121,20 @@ def _aliked(o: Options) -> Extractor:
     from flowkit.features.aliked import Aliked
 
     return Aliked(device=o.device, max_keypoints=o.max_keypoints, max_side=o.max_side)
+
+
+def _superpoint(o: Options) -> Extractor:
+    from flowkit.features.superpoint import SuperPoint
+
+    return SuperPoint(
+        device=o.device, max_keypoints=o.max_keypoints, max_side=o.max_side, weights=o.files.get("superpoint")
+    )
+
+
+def _r2d2(o: Options) -> Extractor:
+    from flowkit.features.r2d2 import R2D2
+
+    return R2D2(device=o.device, max_keypoints=o.max_keypoints, max_side=o.max_side, weights=o.files.get("r2d2"))
 
 
 def _affine(base: Callable[[Options], Extractor]) -> Callable[[Options], Extractor]:
@@ -119,6 +179,8 @@ EXTRACTORS: dict[str, Callable[[Options], Extractor]] = {
     "xfeat": _xfeat,
     "disk": _disk,
     "aliked": _aliked,
+    "superpoint": _superpoint,
+    "r2d2": _r2d2,
     "affine-sift": _affine(_sift),
     "asift": _affine(_sift),
     "affine-xfeat": _affine(_xfeat),
@@ -132,7 +194,15 @@ MATCHERS: dict[str, Callable[[Options], PairMatcher]] = {
     "aliked": _lightglue(_aliked),
     "disk-nn": _nearest(_disk, 0.95),
     "aliked-nn": _nearest(_aliked, 0.95),
+    "superpoint": _nearest(_superpoint, 0.95),
+    "r2d2": _nearest(_r2d2, 0.95),
     "affine-sift": _nearest(EXTRACTORS["affine-sift"], 0.9, unique=True),
     "asift": _nearest(EXTRACTORS["affine-sift"], 0.9, unique=True),
     "affine-xfeat": _nearest(EXTRACTORS["affine-xfeat"], 0.9, unique=True),
 }
+
+DESCRIPTORS_OF = {"disk": "disk-nn", "aliked": "aliked-nn"}
+"""Features whose matcher looks at both images -> the matcher of their descriptors alone."""
+
+OWN_WEIGHTS = ("superpoint", "r2d2")
+"""Features whose weights may not be redistributed: the user brings the file."""

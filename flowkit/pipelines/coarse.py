@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from flowkit.pipelines.match import match
+from flowkit.pipelines.match import FeatureChoice, match
 from flowkit.pipelines.prepare import resized_image, scaled_points
 from flowkit.types import Image, Matches
 
@@ -16,7 +16,9 @@ ZOOMS = (2.0, 0.5)
 MAX_ZOOMED_SIDE = 2400
 
 
-def variants(image0: Image, image1: Image, *, features: str | None, device: str, seed: int) -> Iterator[Matches]:
+def variants(
+    image0: Image, image1: Image, *, features: FeatureChoice | None, device: str, seed: int
+) -> Iterator[Matches]:
     """Matches with image1 turned by quarter turns, then zoomed; their points are in the original pixels of both."""
     for turns in TURNS:
         yield _turned(image0, image1, turns, features, device, seed)
@@ -25,7 +27,9 @@ def variants(image0: Image, image1: Image, *, features: str | None, device: str,
             yield _zoomed(image0, image1, zoom, features, device, seed)
 
 
-def _turned(image0: Image, image1: Image, turns: int, features: str | None, device: str, seed: int) -> Matches:
+def _turned(
+    image0: Image, image1: Image, turns: int, features: FeatureChoice | None, device: str, seed: int
+) -> Matches:
     import torch
 
     from flowkit.geometry.grids import rotate90_points, rotate90_size
@@ -37,7 +41,9 @@ def _turned(image0: Image, image1: Image, turns: int, features: str | None, devi
     return replace(found, keypoints1=back, size1=image1.size)
 
 
-def _zoomed(image0: Image, image1: Image, zoom: float, features: str | None, device: str, seed: int) -> Matches:
+def _zoomed(
+    image0: Image, image1: Image, zoom: float, features: FeatureChoice | None, device: str, seed: int
+) -> Matches:
     size = max(16, round(image1.size[0] * zoom)), max(16, round(image1.size[1] * zoom))
     found = match(image0, resized_image(image1, size), features=features, device=device, seed=seed)
     return replace(found, keypoints1=scaled_points(found.keypoints1, size, image1.size), size1=image1.size)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography, transfer_error
 from flowkit.pipelines.coarse import variants
-from flowkit.pipelines.match import match, matcher_name
+from flowkit.pipelines.match import FeatureChoice, check_guide, chosen_features, guide_options, match
 from flowkit.pipelines.prepare import Resize, is_blank, load_pair, resolve_device
 from flowkit.pipelines.refinement import refine_homography
 from flowkit.types import Homography, Image, Matches, Status
@@ -28,7 +30,10 @@ def homography(
     image0: object,
     image1: object,
     *,
-    features: str | None = None,
+    features: FeatureChoice | None = None,
+    feature_weights: Mapping[str, str | Path] | None = None,
+    guide: str | None = None,
+    guide_radius: float | None = None,
     effort: str = "normal",
     threshold: float | None = None,
     resize: Resize = None,
@@ -38,7 +43,8 @@ def homography(
     """H with x1 ~ H x0 in original pixels, H[2][2] = 1; `matches.inliers` are the sparse matches that agree with it.
 
     Fits on few matches are settled by matching again in a common view and refining densely on the aligned pair.
-    `effort="high"` does so always, and where support is weak tries simulated viewpoints, quarter turns and zooms.
+    `effort="high"` does so always, and where support is weak tries simulated viewpoints, quarter turns and zooms. `guide` and
+    `feature_weights` are those of `match`; the guide leads the matching of the images as they are, not that in other views.
     The status says why there is no matrix. Raises InputError, UsageError, WeightsError.
     """
     if effort not in EFFORTS:
@@ -46,12 +52,25 @@ def homography(
     if effort == "high" and resize is not None:
         raise UsageError("--resize: not with --effort high, which works at several sizes of its own")
     started = time.perf_counter()
+    check_guide(guide, guide_radius)
+    if features is not None or feature_weights:
+        features = chosen_features(features, feature_weights)
     pair = load_pair(image0, image1)
     bound = threshold if threshold is not None else default_threshold(pair[0].size, pair[1].size)
-    found = find(*pair, features=features, effort=effort, threshold=bound, resize=resize, device=device, seed=seed)
+    found = find(
+        *pair,
+        features=features,
+        guide=guide,
+        guide_radius=guide_radius,
+        effort=effort,
+        threshold=bound,
+        resize=resize,
+        device=device,
+        seed=seed,
+    )
     assert found.matches.run is not None
     run = found.matches.run
-    options = {"features": run.options.get("features"), "effort": effort, "threshold": bound}
+    options = {"features": run.options.get("features"), **guide_options(run), "effort": effort, "threshold": bound}
     seconds = {**run.seconds, "total": time.perf_counter() - started}
     return replace(found, run=replace(run, options=options, seconds=seconds))
 
@@ -60,23 +79,43 @@ def find(
     image0: Image,
     image1: Image,
     *,
-    features: str | None,
+    features: FeatureChoice | None,
     effort: str,
     threshold: float,
     device: str,
     seed: int,
+    guide: str | None = None,
+    guide_radius: float | None = None,
     resize: Resize = None,
     turn: bool = False,
 ) -> Homography:
     """The work of `homography` on loaded images; `turn` tries quarter turns and zooms whatever the effort."""
     device = resolve_device(device)
-    features = None if features is None else matcher_name(features)
+    features = None if features is None else chosen_features(features)
     if effort == "high":
         from flowkit.pipelines.viewpoints import thorough_homography
 
-        best = thorough_homography(image0, image1, features=features, threshold=threshold, device=device, seed=seed)
+        best = thorough_homography(
+            image0,
+            image1,
+            features=features,
+            guide=guide,
+            guide_radius=guide_radius,
+            threshold=threshold,
+            device=device,
+            seed=seed,
+        )
     else:
-        matches = match(image0, image1, features=features, resize=resize, device=device, seed=seed)
+        matches = match(
+            image0,
+            image1,
+            features=features,
+            guide=guide,
+            guide_radius=guide_radius,
+            resize=resize,
+            device=device,
+            seed=seed,
+        )
         best = from_matches(matches, threshold, seed)
     if (turn or effort == "high") and support(best) < ENOUGH and not (is_blank(image0) or is_blank(image1)):
         turned = best
@@ -99,7 +138,13 @@ def find(
 
 
 def _settled(
-    image0: Image, image1: Image, rough: Homography, features: str | None, threshold: float, device: str, seed: int
+    image0: Image,
+    image1: Image,
+    rough: Homography,
+    features: FeatureChoice | None,
+    threshold: float,
+    device: str,
+    seed: int,
 ) -> Homography | None:
     """What matching again in a common view makes of a rough fit; None when that does not bear it out."""
     from flowkit.pipelines.viewpoints import settle
@@ -110,7 +155,13 @@ def _settled(
 
 
 def _strengthened(
-    image0: Image, image1: Image, weak: Homography, features: str | None, threshold: float, device: str, seed: int
+    image0: Image,
+    image1: Image,
+    weak: Homography,
+    features: FeatureChoice | None,
+    threshold: float,
+    device: str,
+    seed: int,
 ) -> Homography:
     """A fit on few matches, settled by matching again in a common view; failing that, refined densely."""
     settled = _settled(image0, image1, weak, features, threshold, device, seed)

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flowkit.errors import UsageError
+from flowkit.features.guided import RADIUS
+from flowkit.features.registry import OWN_WEIGHTS, FeatureSet
+from flowkit.pipelines.guide import guide_flows, guided_matches
 from flowkit.pipelines.prepare import (
     Resize,
     load_pair,
@@ -16,10 +22,14 @@ from flowkit.pipelines.prepare import (
     size_note,
     working_size,
 )
-from flowkit.types import Matches, Run
+from flowkit.types import Image, Matches, Run
 
 if TYPE_CHECKING:
     from flowkit.features.base import PairMatcher
+    from flowkit.features.matching import DescriptorMatcher
+
+FeatureChoice = str | FeatureSet
+"""One name or several joined by "+", with or without the files of those that need one."""
 
 DEFAULT_FEATURES = "sift+xfeat"
 MAX_SIDE = 1600
@@ -30,7 +40,10 @@ def match(
     image0: object,
     image1: object,
     *,
-    features: str | None = None,
+    features: FeatureChoice | None = None,
+    feature_weights: Mapping[str, str | Path] | None = None,
+    guide: str | None = None,
+    guide_radius: float | None = None,
     max_keypoints: int | None = None,
     resize: Resize = None,
     device: str = "auto",
@@ -38,36 +51,114 @@ def match(
 ) -> Matches:
     """Matches of `features` (one name, or several joined by "+"), points in original pixels of both images.
 
-    Raises InputError for images that cannot be read or are too small, UsageError for unknown names, WeightsError.
+    `feature_weights` has the files of features whose weights flowkit may not ship, `{"r2d2": path}`. `guide` is a flow model
+    (`life`, or any other): keypoints are first matched within `guide_radius` (5) pixels of where its flow leads, then the
+    rest among all, and `stage` says which (LIFE, section 3.2); `disk` and `aliked` are then matched by their descriptors,
+    without LightGlue. Raises InputError for images that cannot be read or are too small, UsageError for unknown names,
+    WeightsError.
     """
     started = time.perf_counter()
+    check_guide(guide, guide_radius)
     pair = load_pair(image0, image1)
     device = resolve_device(device)
-    name = matcher_name(features or DEFAULT_FEATURES)
+    chosen = chosen_features(features, feature_weights)
     sizes = [working_size(image.size, resize, max_side=MAX_SIDE) for image in pair]
-    work = [resized_image(image, size) for image, size in zip(pair, sizes, strict=True)]
-    matcher = kept_matcher(name, device, max_keypoints)
-    loaded = time.perf_counter()
-    found = matcher.match(work[0], work[1])
+    work = resized_image(pair[0], sizes[0]), resized_image(pair[1], sizes[1])
+    if guide is None:
+        found = _plain(pair, work, chosen, device, max_keypoints)
+    else:
+        found = _guided(pair, work, chosen, device, max_keypoints, guide, guide_radius or RADIUS, resize, seed)
+    run = found.run
+    assert run is not None
     notes = [note for image, size in zip(pair, sizes, strict=True) if (note := size_note(image, size))]
+    run = replace(
+        run,
+        method=chosen.names,
+        options={"features": chosen.names, "max_keypoints": max_keypoints, **run.options},
+        seed=seed,
+        device=device,
+        working_size0=sizes[0],
+        working_size1=sizes[1],
+        seconds={"load": time.perf_counter() - started - sum(run.seconds.values()), **run.seconds},
+        notes=(*pair[0].notes, *pair[1].notes, *notes, *run.notes),
+    )
+    return replace(found, run=run)
+
+
+def _plain(
+    pair: tuple[Image, Image], work: tuple[Image, Image], chosen: FeatureSet, device: str, max_keypoints: int | None
+) -> Matches:
+    """Without a guide; `run` says what this took."""
+    from flowkit.features.matching import notes_of
+
+    matcher = kept_matcher(chosen, device, max_keypoints)
+    loaded = time.perf_counter()
+    found = matcher.match(*work)
+    seconds = {"match": time.perf_counter() - loaded}
     return replace(
         found,
-        keypoints0=scaled_points(found.keypoints0, sizes[0], pair[0].size),
-        keypoints1=scaled_points(found.keypoints1, sizes[1], pair[1].size),
+        keypoints0=scaled_points(found.keypoints0, work[0].size, pair[0].size),
+        keypoints1=scaled_points(found.keypoints1, work[1].size, pair[1].size),
         size0=pair[0].size,
         size1=pair[1].size,
-        run=Run(
-            method=name,
-            options={"features": name, "max_keypoints": max_keypoints},
-            weights=dict(matcher.weights),
-            seed=seed,
-            device=device,
-            working_size0=sizes[0],
-            working_size1=sizes[1],
-            seconds={"load": loaded - started, "match": time.perf_counter() - loaded},
-            notes=(*pair[0].notes, *pair[1].notes, *notes),
-        ),
+        run=Run("", weights=dict(matcher.weights), seconds=seconds, notes=notes_of(matcher)),
     )
+
+
+def _guided(
+    pair: tuple[Image, Image],
+    work: tuple[Image, Image],
+    chosen: FeatureSet,
+    device: str,
+    max_keypoints: int | None,
+    guide: str,
+    radius: float,
+    resize: Resize,
+    seed: int,
+) -> Matches:
+    """With a guide; `run` says what this took."""
+    matchers = kept_descriptor_matchers(chosen, device, max_keypoints)
+    flows = guide_flows(*pair, guide, resize=resize, device=device, seed=seed)
+    ready = time.perf_counter()
+    found = guided_matches(matchers, pair, work, flows, radius)
+    weights = {name: hash for matcher in matchers for name, hash in matcher.weights.items()}
+    run = Run(
+        "",
+        options={"guide": flows.model, "guide_radius": radius},
+        weights=weights | dict(flows.weights),
+        seconds={"guide": flows.seconds, "match": time.perf_counter() - ready},
+        notes=(*(note for matcher in matchers for note in matcher.notes), *flows.notes),
+    )
+    return replace(found, run=run)
+
+
+def check_guide(guide: str | None, radius: float | None) -> None:
+    """UsageError for a radius without a guide, or none at all."""
+    if radius is None:
+        return
+    if guide is None:
+        raise UsageError(f"--guide-radius {radius:g}: only together with --guide MODEL")
+    if not radius > 0:
+        raise UsageError(f"--guide-radius {radius:g}: give more than 0 pixels")
+
+
+def guide_options(run: Run) -> dict[str, object]:
+    """What provenance says of the guide; nothing without one."""
+    return {name: run.options[name] for name in ("guide", "guide_radius") if name in run.options}
+
+
+def chosen_features(features: FeatureChoice | None, weights: Mapping[str, str | Path] | None = None) -> FeatureSet:
+    """The features asked for, the default ones for None, with the user's files; UsageError for a file that none reads."""
+    if isinstance(features, FeatureSet):
+        return features
+    chosen = FeatureSet(matcher_name(features or DEFAULT_FEATURES))
+    files = {name: str(path) for name, path in (weights or {}).items()}
+    for name, path in files.items():
+        if name not in OWN_WEIGHTS:
+            raise UsageError(f"--feature-weights {name}={path}: only {', '.join(OWN_WEIGHTS)} take a file")
+        if name not in chosen.parts:
+            raise UsageError(f"--feature-weights {name}={path}: {chosen} does not use it; name it in --features, too")
+    return replace(chosen, files=tuple(sorted(files.items())))
 
 
 def matcher_name(features: str) -> str:
@@ -76,8 +167,18 @@ def matcher_name(features: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def kept_matcher(name: str, device: str, max_keypoints: int | None) -> PairMatcher:
+def kept_matcher(features: FeatureChoice, device: str, max_keypoints: int | None) -> PairMatcher:
     """The matcher of that name, kept between pairs: a batch loads each network once."""
     from flowkit.features.registry import matcher
 
-    return matcher(name, device=device, max_keypoints=max_keypoints)
+    return matcher(features, device=device, max_keypoints=max_keypoints)
+
+
+@lru_cache(maxsize=8)
+def kept_descriptor_matchers(
+    features: FeatureChoice, device: str, max_keypoints: int | None
+) -> tuple[DescriptorMatcher, ...]:
+    """The matchers of the descriptors of those features, which a guide leads, kept between pairs, too."""
+    from flowkit.features.registry import descriptor_matchers
+
+    return descriptor_matchers(features, device=device, max_keypoints=max_keypoints)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from flowkit.estimators.magsac import ESTIMATOR as HOMOGRAPHY_ESTIMATOR
 from flowkit.estimators.magsac import fit_homography
 from flowkit.estimators.poselib import fit_relative_pose
 from flowkit.io.images import as_image
-from flowkit.pipelines.match import match
+from flowkit.pipelines.match import FeatureChoice, guide_options, match
 from flowkit.pipelines.prepare import Resize
 from flowkit.types import Fit, Image, Matches, RelativePose, Run, Status
 
@@ -28,7 +30,10 @@ def pose(
     K0: np.ndarray | None = None,
     K1: np.ndarray | None = None,
     *,
-    features: str | None = None,
+    features: FeatureChoice | None = None,
+    feature_weights: Mapping[str, str | Path] | None = None,
+    guide: str | None = None,
+    guide_radius: float | None = None,
     threshold: float | None = None,
     resize: Resize = None,
     device: str = "auto",
@@ -37,12 +42,22 @@ def pose(
     """X1 = R X0 + t with |t| = 1 between the cameras of two images, K 3x3 in original pixels (pixel centres at integers).
 
     A missing K is taken from EXIF; InputError if there is none. Pure rotation gives status degenerate with R alone; a planar
-    scene is named and solved by its homography. Raises InputError, UsageError, WeightsError; never on bad geometry.
+    scene is named and solved by its homography. `guide` and `feature_weights` are those of `match`. Raises
+    InputError, UsageError, WeightsError; never on bad geometry.
     """
     started = time.perf_counter()
     images = as_image(image0), as_image(image1)
     K0, K1 = (_intrinsics(image, K) for image, K in zip(images, (K0, K1), strict=True))
-    matches = match(*images, features=features, resize=resize, device=device, seed=seed)
+    matches = match(
+        *images,
+        features=features,
+        feature_weights=feature_weights,
+        guide=guide,
+        guide_radius=guide_radius,
+        resize=resize,
+        device=device,
+        seed=seed,
+    )
     scale = max(1.0, max(max(image.size) for image in images) / 1000)
     bound = threshold if threshold is not None else THRESHOLD * scale
     found = from_matches(matches, K0, K1, bound, seed)
@@ -50,7 +65,7 @@ def pose(
     assert made is not None
     run = Run(
         method=made.method,
-        options={"features": made.options.get("features"), "threshold": bound},
+        options={"features": made.options.get("features"), **guide_options(made), "threshold": bound},
         weights=made.weights,
         seed=seed,
         device=made.device,

@@ -16,7 +16,7 @@ import numpy as np
 from flowkit.estimators.magsac import fit_homography, transfer_error
 from flowkit.features.matching import deduplicate, match_descriptors, merge, select
 from flowkit.pipelines.homography import WEAK_SUPPORT, from_matches
-from flowkit.pipelines.match import DEFAULT_FEATURES, kept_matcher, match
+from flowkit.pipelines.match import DEFAULT_FEATURES, FeatureChoice, kept_matcher, match
 from flowkit.pipelines.prepare import resized_image, resolve_device, scaled_points, working_size
 from flowkit.pipelines.refinement import project, refine_homography
 from flowkit.types import Homography, Image, Matches, Size, Status
@@ -45,7 +45,9 @@ def thorough_homography(
     image0: Image,
     image1: Image,
     *,
-    features: str | None = None,
+    features: FeatureChoice | None = None,
+    guide: str | None = None,
+    guide_radius: float | None = None,
     threshold: float,
     device: str = "auto",
     seed: int = 0,
@@ -56,7 +58,7 @@ def thorough_homography(
     without a matrix.
     """
     device = resolve_device(device)
-    found = match(image0, image1, features=features, device=device, seed=seed)
+    found = match(image0, image1, features=features, guide=guide, guide_radius=guide_radius, device=device, seed=seed)
     run, pool = found.run, [found]
     plain = from_matches(found, threshold, seed)
 
@@ -89,7 +91,7 @@ def settle(
     image1: Image,
     matrix: np.ndarray,
     pool: list[Matches],
-    features: str | None,
+    features: FeatureChoice | None,
     threshold: float,
     device: str,
     seed: int,
@@ -184,7 +186,7 @@ class Rematched:
 
 
 def rematch(
-    image0: Image, image1: Image, matrix: np.ndarray, features: str, device: str, seed: int
+    image0: Image, image1: Image, matrix: np.ndarray, features: FeatureChoice, device: str, seed: int
 ) -> Rematched | None:
     """Both images in the common view of `matrix`, matched and fitted there; None where that gives no homography."""
     import cv2
