@@ -44,6 +44,7 @@ def match(
         Option(metavar="DB", help="Also a COLMAP database (of --pairs only with --localize).", rich_help_panel=RESULTS),
     ] = None,
     *,
+    matching: options.Matching,
     compute: options.Compute,
     output: options.Output,
     batch: options.Batch,
@@ -57,22 +58,25 @@ def match(
     report.start(output.verbose, output.quiet)
     if colmap is not None and colmap.exists() and not output.overwrite:
         raise UsageError(f"{colmap}: is there already; --overwrite replaces it")
+    method = {
+        "features": features,
+        "max_keypoints": max_keypoints,
+        **matching.arguments(),
+        **compute.arguments(),
+    }
     if sets.reconstruct is not None:
         if image0 is not None or colmap is not None:
             raise UsageError("--reconstruct: takes its images from --sequence; leave A, B and --colmap out")
-        reconstruction = {"features": features, "max_keypoints": max_keypoints, **compute.arguments()}
-        image_sets.run_reconstruction(sets, reconstruction, output, batch)
+        image_sets.run_reconstruction(sets, method, output, batch)
     sets.refuse_alone()
     if sets.localize is not None:
         if image0 is not None or output.output is not None:
             raise UsageError(
                 "--localize: takes its images from --pairs and writes to its folder; leave A, B and --output out"
             )
-        localization = {"features": features, "max_keypoints": max_keypoints, **compute.arguments()}
-        image_sets.run_localization(sets, localization, colmap, output, batch)
+        image_sets.run_localization(sets, method, colmap, output, batch)
     if colmap is not None and batch.pairs is not None:
         raise UsageError("--colmap: one pair only; for --pairs write --format h5 and import that")
-    method = {"features": features, "max_keypoints": max_keypoints, **compute.arguments()}
     writing = {"pictures": output.pictures, "format": format.value, "colmap": colmap}
     pairwise.run(pairwise.job("match", method, writing), image0, image1, output, batch)
 
