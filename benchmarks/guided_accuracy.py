@@ -25,7 +25,7 @@ import numpy as np
 from reporting import mean, names, run, say, show, write
 
 from flowkit.datasets.catalogue import DATASETS, find_samples
-from flowkit.datasets.samples import Sample
+from flowkit.datasets.samples import MatchSample, Sample
 from flowkit.errors import InputError
 from flowkit.estimators.magsac import fit_fundamental
 from flowkit.evaluation.scores import TASKS
@@ -70,7 +70,8 @@ def answers(sample: Sample, features: str, arguments: argparse.Namespace) -> Ite
 
 
 def judge(sample: Sample, matches: Matches) -> dict[str, float]:
-    F = fit_fundamental(matches.points0, matches.points1).model
+    assert isinstance(sample, MatchSample)
+    F = fit_fundamental(matches.points0, matches.points1).model if sample.H is None else None
     arrays = {"points0": matches.points0, "points1": matches.points1, "F": np.full((3, 3), np.nan) if F is None else F}
     scores = TASKS["matching"].judge(sample, arrays)
     keypoints = (len(matches.keypoints0) + len(matches.keypoints1)) / 2
