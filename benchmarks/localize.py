@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--max-keypoints", type=int)
     parser.add_argument("--resize", type=int, help="longer side at which images are matched")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--each", action="store_true", help="a line on stderr for each image left out")
     parser.add_argument(
         "--output", type=Path, help="keep hloc's files and databases here; a second run uses them again"
     )
@@ -47,8 +49,8 @@ def main() -> None:
 
 def run(args: argparse.Namespace, output: Path) -> None:
     names = sorted(path.name for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES)
-    scene = Matched(args, output, names, args.reference, "none")
-    reference = scene.model(())
+    of_reference = Matched(args, output, names, args.reference, "none")
+    reference = of_reference.model(())
     if reference is None:
         raise SystemExit(f"{args.images}: COLMAP makes no model of all images with {args.reference}")
     cameras = registered(reference)
@@ -62,8 +64,9 @@ def run(args: argparse.Namespace, output: Path) -> None:
     print(f"| features | guide | matches/pair | localised | centre, % | rotation, ° | {heads} | inliers | s/pair |")
     print("|---" * (8 + len(THRESHOLDS)) + "|")
     for features, guide in itertools.product(args.features.split(","), args.guide.split(",")):
-        scene = Matched(args, output, names, features, guide)
-        print(row(scene, features, guide, reference, cameras, extent), flush=True)
+        same = (features, guide) == (args.reference, "none")
+        scene = of_reference if same else Matched(args, output, names, features, guide)
+        print(row(scene, features, guide, reference, cameras, extent, args.each), flush=True)
 
 
 class Matched:
@@ -99,16 +102,23 @@ class Matched:
         return localize(name, model, camera, self.export.features_h5, self.export.matches_h5)
 
 
-def row(scene: Matched, features: str, guide: str, reference: Any, cameras: dict[str, Any], extent: float) -> str:
+def row(
+    scene: Matched, features: str, guide: str, reference: Any, cameras: dict[str, Any], extent: float, each: bool
+) -> str:
     errors, inliers = [], []
     for name, image in cameras.items():
         model = scene.model((name,))
         found = None if model is None else scene.localized(name, model, reference.cameras[image.camera_id])
-        if found is None or found.T is None:
+        if found is not None and found.T is not None:
+            inliers.append(found.inliers)
+            errors.append(compare(found.T, image, registered(model), cameras, extent))
+        else:
             errors.append((np.inf, np.inf))
-            continue
-        inliers.append(found.inliers)
-        errors.append(compare(found.T, image, registered(model), cameras, extent))
+        if each:
+            size = 0 if model is None else model.num_reg_images()
+            met = "" if found is None else f", {found.inliers} inliers of {found.correspondences}"
+            line = f"{name}: model of {size}{met}, {errors[-1][0]:.2f} %, {errors[-1][1]:.2f} degrees"
+            print(line, file=sys.stderr, flush=True)
     percent, degrees = np.array(errors).T
     good = [f"{np.mean((percent <= p) & (degrees <= d)):.0%}" for p, d in THRESHOLDS]
     values = [

@@ -97,7 +97,6 @@ def run_reconstruction(sets: ImageSets, method: dict[str, Any], output: Output, 
         raise UsageError(f"--distortion {sets.distortion}: only together with --K; without K both are found")
     sequence = open_sequence(sets.sequence)
     is_video = sets.sequence.suffix.lower() in VIDEO_SUFFIXES and sets.sequence.is_file()
-    method = {**method, "features": method.get("features") or "sift"}
     pairs = None if batch.pairs is None else [(pair.name0, pair.name1) for pair in read_pairs(batch.pairs)]
     found = reconstruct(
         chosen_frames(sequence, sets.every, sets.max_frames),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import replace
+from pathlib import Path
 
-from flowkit.features.registry import matcher as make_matcher
+from flowkit.features.guided import RADIUS
+from flowkit.features.matching import DescriptorMatcher
+from flowkit.features.registry import descriptor_matchers, matcher
 from flowkit.features.remembered import remember
-from flowkit.pipelines.match import DEFAULT_FEATURES, MAX_SIDE, matcher_name
+from flowkit.pipelines.guide import guide_flows, guided_matches
+from flowkit.pipelines.match import MAX_SIDE, FeatureChoice, check_guide, chosen_features
 from flowkit.pipelines.prepare import Resize, load_pair, resized_image, resolve_device, scaled_points, working_size
 from flowkit.types import Features, Image, Matches
 
@@ -25,32 +29,54 @@ def unique_pairs(pairs: Iterable[Names]) -> list[Names]:
 
 
 class SetMatcher:
-    """Matches pairs of images with different names; an image has the same keypoints in every pair.
+    """Matches pairs of images with different names; an image has the same keypoints in every pair, guided or not.
 
-    `store` keeps the features by feature and image name, in memory unless another mapping is given.
+    The options are those of `pipelines.match.match`. `store` keeps the features by feature and image name, in memory unless
+    another mapping is given. `weights`, `notes` and `options` are for the provenance.
     """
 
     def __init__(
         self,
         *,
-        features: str | None = None,
+        features: FeatureChoice | None = None,
+        feature_weights: Mapping[str, str | Path] | None = None,
+        guide: str | None = None,
+        guide_radius: float | None = None,
         max_keypoints: int | None = None,
         resize: Resize = None,
         device: str = "auto",
         seed: int = 0,
         store: MutableMapping[str, Features] | None = None,
     ) -> None:
-        self.name, self.resize, self.seed = matcher_name(features or DEFAULT_FEATURES), resize, seed
-        self.device = resolve_device(device)
-        fresh = make_matcher(self.name, device=self.device, max_keypoints=max_keypoints)
-        self.matcher = remember(fresh, {} if store is None else store)
-        self.weights = dict(self.matcher.weights)
+        check_guide(guide, guide_radius)
+        chosen = chosen_features(features, feature_weights)
+        self.name, self.resize, self.device, self.seed = chosen.names, resize, resolve_device(device), seed
+        self.guide, self.radius = guide, guide_radius or RADIUS
+        store = {} if store is None else store
+        self.led: list[DescriptorMatcher] = []
+        if guide is None:
+            self.matcher = remember(matcher(chosen, device=self.device, max_keypoints=max_keypoints), store)
+            self.weights = dict(self.matcher.weights)
+        else:
+            self.led = list(descriptor_matchers(chosen, device=self.device, max_keypoints=max_keypoints))
+            for each in self.led:
+                remember(each, store)
+            self.weights = {name: hash for each in self.led for name, hash in each.weights.items()}
+        self.notes: tuple[str, ...] = ()
+        led_by = {} if guide is None else {"guide": guide, "guide_radius": self.radius}
+        self.options = {"features": chosen.names, "max_keypoints": max_keypoints, **led_by}
 
     def match(self, image0: Image, image1: Image) -> Matches:
         """Matches in original pixels of both; both sets of keypoints are whole, also where nothing matches."""
         pair = load_pair(image0, image1)
         sizes = [working_size(image.size, self.resize, max_side=MAX_SIDE) for image in pair]
-        found = self.matcher.match(*(resized_image(image, size) for image, size in zip(pair, sizes, strict=True)))
+        work = resized_image(pair[0], sizes[0]), resized_image(pair[1], sizes[1])
+        if self.guide is not None:
+            flows = guide_flows(*pair, self.guide, resize=self.resize, device=self.device, seed=self.seed)
+            self.weights |= flows.weights
+            self.notes = flows.notes
+            return guided_matches(self.led, pair, work, flows, self.radius)
+        found = self.matcher.match(*work)
         return replace(
             found,
             keypoints0=scaled_points(found.keypoints0, sizes[0], pair[0].size),

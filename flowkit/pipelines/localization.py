@@ -24,7 +24,7 @@ from flowkit.io.cameras import focal_length
 from flowkit.io.colmap import Intrinsics, export_database
 from flowkit.io.hloc import pairs_in, read_hloc, write_hloc_pairs
 from flowkit.io.images import read_image
-from flowkit.io.pairs import Pair, write_pairs
+from flowkit.io.pairs import Pair, read_pairs, write_pairs
 from flowkit.pipelines.image_set import Names, SetMatcher
 from flowkit.types import Features, Image, Matches, Size, Status
 
@@ -59,6 +59,10 @@ class LocalizationExport:
             shutil.rmtree(self.work, ignore_errors=True)
         self._remember(options, overwrite)
         self.done = pairs_in(self.matches_h5) if self.matches_h5.exists() else set()
+        listing = directory / "pairs.txt"
+        self.listed = (
+            [(pair.name0, pair.name1) for pair in read_pairs(listing)] if self.done and listing.exists() else []
+        )
 
     def finished(self, pair: Names) -> bool:
         """Whether an earlier run has matched this pair, whichever way round."""
@@ -103,7 +107,8 @@ class LocalizationExport:
         if new:
             write_hloc_pairs(self.features_h5, self.matches_h5, ((*pair, self.matches(pair)) for pair in new))
         self.done |= set(new)
-        write_pairs(self.directory / "pairs.txt", [Pair(*names) for names in sorted(self.done)])
+        self.listed += new  # in the list's order: of a query's pairs hloc takes the first for the best
+        write_pairs(self.directory / "pairs.txt", [Pair(*names) for names in self.listed])
         shutil.rmtree(self.work, ignore_errors=True)
 
     def _keypoints(self, name: str) -> tuple[np.ndarray, Size]:

@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations, islice
@@ -26,6 +26,7 @@ from flowkit.io.images import read_image, write_image
 from flowkit.io.sequences import Frame
 from flowkit.io.sequences import Sequence as Frames
 from flowkit.pipelines.image_set import Names, SetMatcher, unique_pairs
+from flowkit.pipelines.match import FeatureChoice
 from flowkit.pipelines.prepare import Resize
 from flowkit.types import Image, Matches, Run, Size, Status
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FEATURES = "sift"
+"""What is matched unless other features are asked for: sub-pixel keypoints, and the most points per second."""
 OFFSETS = (1, 2, 3, 5, 8, 13)
 """Which later frames each frame of a video is matched with."""
 ALL_PAIRS = 30
@@ -70,7 +73,10 @@ def reconstruct(
     *,
     pairs: Iterable[Names] | None = None,
     offsets: Sequence[int] | None = None,
-    features: str | None = None,
+    features: FeatureChoice | None = None,
+    feature_weights: Mapping[str, str | Path] | None = None,
+    guide: str | None = None,
+    guide_radius: float | None = None,
     max_keypoints: int | None = None,
     K: np.ndarray | None = None,
     distortion: Sequence[float] | None = None,
@@ -85,13 +91,23 @@ def reconstruct(
     Matched are `pairs` of names, else every frame with those `offsets` frames later, else all with all. K (in original
     pixels, pixel centres at integers) with `distortion` (OpenCV's k1, k2[, p1, p2]) holds for all images and is not refined;
     without K, COLMAP finds focal lengths and one radial coefficient, `shared_camera` the same for all. The names of the
-    images written end in .jpg. Raises InputError, UsageError (no pycolmap), OutputError; bad geometry is the status.
+    images written end in .jpg. What leads and shapes the matching is as in `pipelines.match.match`. Raises InputError,
+    UsageError (no pycolmap), WeightsError, OutputError; bad geometry is the status.
     """
     started = time.perf_counter()
     require_pycolmap("--reconstruct")
     if not overwrite and (output / "sparse").exists():
         raise UsageError(f"{output}: holds a reconstruction already; choose another folder, or --overwrite")
-    matcher = SetMatcher(features=features, max_keypoints=max_keypoints, resize=resize, device=device)
+    matcher = SetMatcher(
+        features=features or FEATURES,
+        feature_weights=feature_weights,
+        guide=guide,
+        guide_radius=guide_radius,
+        max_keypoints=max_keypoints,
+        resize=resize,
+        device=device,
+        seed=seed,
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch:
         work = Path(scratch)
@@ -116,8 +132,7 @@ def reconstruct(
     run = Run(
         method=matcher.name,
         options={
-            "features": matcher.name,
-            "max_keypoints": max_keypoints,
+            **matcher.options,
             "offsets": None if offsets is None else list(offsets),
             "shared_camera": shared_camera,
             "known_K": K is not None,
@@ -126,6 +141,7 @@ def reconstruct(
         seed=seed,
         device=matcher.device,
         seconds={"match": match_seconds, "total": time.perf_counter() - started},
+        notes=matcher.notes,
     )
     return Reconstruction(**{**vars(found), "pairs": len(listed), "verified": verified, "run": run})
 
