@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("images", type=Path, help="folder of photographs of one place")
     parser.add_argument("--features", default="sift,xfeat", help="separated by commas")
     parser.add_argument("--guide", default="none", help="none or flow models, separated by commas")
+    parser.add_argument(
+        "--feature-weights", action="append", default=[], metavar="NAME=FILE", help="of r2d2, superpoint"
+    )
     parser.add_argument("--reference", default="sift", help="features of the model of all images")
     parser.add_argument("--max-keypoints", type=int)
     parser.add_argument("--resize", type=int, help="longer side at which images are matched")
@@ -78,6 +81,9 @@ class Matched:
         options: dict[str, Any] = {"features": features, "max_keypoints": args.max_keypoints, "resize": args.resize}
         if guide != "none":
             options["guide"] = guide
+        files = dict(text.split("=", 1) for text in args.feature_weights)
+        if own := {name: files[name] for name in features.split("+") if name in files}:
+            options["feature_weights"] = own
         started = time.perf_counter()
         pairs = list(itertools.combinations(names, 2))
         self.export = LocalizationExport(self.folder, args.images, options)
