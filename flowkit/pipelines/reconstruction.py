@@ -188,6 +188,7 @@ def map_images(
     options = pycolmap.IncrementalPipelineOptions()
     options.min_model_size = LEAST
     options.random_seed = seed
+    options.num_threads = 1  # with more, the same seed gives other points
     options.image_names = list(names)
     if not refine_camera:
         opened = pycolmap.Database.open(database)
