@@ -4,118 +4,40 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option, Typer
 
 from flowkit.cli import options, report
-from flowkit.cli.options import METHOD, RESULTS, grouped
+from flowkit.cli.bench_options import (
+    LIST,
+    Choice,
+    Dataset,
+    Effort,
+    Features,
+    FeatureWeights,
+    Guide,
+    MethodOption,
+    Output,
+    Root,
+    Running,
+    names_of,
+)
+from flowkit.cli.options import grouped
 from flowkit.errors import EXIT_PARTIAL_BATCH, OutputError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
     from flowkit.datasets.samples import Sample
-    from flowkit.evaluation.methods import Method, WeightsFile
+    from flowkit.evaluation.methods import Method
     from flowkit.evaluation.protocols import PairResult, Row
 
 app = Typer(
     help="Measure methods against ground truth: flow, homography, pose, matching, localization.", no_args_is_help=True
 )
 _log = logging.getLogger(__name__)
-
-_LIST = "Several, with commas between them, are compared."
-Dataset = Annotated[str, Option(metavar="NAME", help="Data set, in its own layout (docs/bench.md).")]
-Root = Annotated[Path, Option(metavar="DIR", help="The data set's folder.")]
-MethodOption = Annotated[str | None, Option(metavar="NAMES", help=f"Methods. {_LIST}", rich_help_panel=METHOD)]
-Model = Annotated[str | None, Option(metavar="NAMES", help=f"Dense methods. {_LIST}", rich_help_panel=METHOD)]
-Preset = Annotated[str | None, Option(metavar="NAMES", help=f"fast, fine. {_LIST}", rich_help_panel=METHOD)]
-Init = Annotated[str | None, Option(metavar="NAMES", help=f"none, coarse, matches. {_LIST}", rich_help_panel=METHOD)]
-Features = Annotated[
-    str | None, Option(metavar="NAMES", help=f"Local features, a union written a+b. {_LIST}", rich_help_panel=METHOD)
-]
-Effort = Annotated[str | None, Option(metavar="NAMES", help=f"normal, high. {_LIST}", rich_help_panel=METHOD)]
-Guide = Annotated[
-    str | None,
-    Option(
-        metavar="NAMES",
-        help=f"Flow models that guide matching; none for comparison. {_LIST}",
-        rich_help_panel=METHOD,
-    ),
-]
-MaxKeypoints = Annotated[
-    str | None, Option(metavar="NUMBERS", help=f"Keypoints per image at most. {_LIST}", rich_help_panel=METHOD)
-]
-Weights = Annotated[
-    str | None,
-    Option(metavar="FILES", help=f"Weights files for the network of --model. {_LIST}", rich_help_panel=METHOD),
-]
-Iterations = Annotated[
-    str | None, Option("--iters", metavar="NUMBERS", help=f"Iterations of networks. {_LIST}", rich_help_panel=METHOD)
-]
-Precision = Annotated[
-    str | None, Option(metavar="NAMES", help=f"auto, fp32, bf16, fp16. {_LIST}", rich_help_panel=METHOD)
-]
-
-Output = Annotated[
-    Path | None,
-    Option(
-        "--output",
-        "-o",
-        metavar="DIR",
-        help="Folder for bench.json, rows.csv, pairs.csv; of hpatches-mma also the curves, mma.csv and mma.png.",
-        rich_help_panel=RESULTS,
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which methods are compared, and with which options."""
-
-    method: MethodOption = None
-    model: Model = None
-    preset: Preset = None
-    init: Init = None
-    features: Features = None
-    effort: Effort = None
-    guide: Guide = None
-    max_keypoints: MaxKeypoints = None
-    weights: Weights = None
-    iterations: Iterations = None
-    precision: Precision = None
-
-    def varied(self) -> dict[str, list[Any]]:
-        """The options that methods may differ in, each with the values to compare."""
-        values: dict[str, list[Any]] = {
-            name: _names(names)
-            for name, names in asdict(self).items()
-            if name not in ("method", "iterations", "max_keypoints", "weights")
-        }
-        return values | {
-            "weights": _weights_files(self.weights, values["model"]),
-            "iterations": _counts(self.iterations, "--iters"),
-            "max_keypoints": _counts(self.max_keypoints, "--max-keypoints"),
-        }
-
-
-@dataclass(frozen=True)
-class Running:
-    """How much is run, where, and what becomes of the results."""
-
-    limit: Annotated[int | None, Option(min=1, metavar="N", help="Only the first N pairs of each data set.")] = None
-    device: options.Device = "auto"
-    seed: options.Seed = 0
-    output: Output = None
-    overwrite: options.Overwrite = False
-    cache: Annotated[
-        bool, Option("--cache/--no-cache", help="Keep predictions and use those kept.", rich_help_panel=RESULTS)
-    ] = True
-    json: options.AsJson = False
-    verbose: options.Verbose = 0
-    quiet: options.Quiet = False
 
 
 @app.command()
@@ -143,11 +65,12 @@ def homography(
     features: Features = None,
     effort: Effort = None,
     guide: Guide = None,
+    feature_weights: FeatureWeights = None,
     *,
     running: Running,
 ) -> None:
     """Homographies: corner error, its AUC@3/5/10, the share of pairs below 3/5/10 px."""
-    varied = {"features": _names(features), "effort": _names(effort), "guide": _names(guide)}
+    varied = Choice(features=features, effort=effort, guide=guide, feature_weights=feature_weights).varied()
     _one("homography", dataset, root, None, varied, running)
 
 
@@ -159,6 +82,7 @@ def pose(
     method: MethodOption = None,
     features: Features = None,
     guide: Guide = None,
+    feature_weights: FeatureWeights = None,
     *,
     running: Running,
 ) -> None:
@@ -166,7 +90,8 @@ def pose(
 
     megadepth-pose is CAPS' protocol: easy, moderate, hard. Methods: pose, pose-opencv (E as in that protocol).
     """
-    _one("pose", dataset, root, method, {"features": _names(features), "guide": _names(guide)}, running)
+    varied = Choice(features=features, guide=guide, feature_weights=feature_weights).varied()
+    _one("pose", dataset, root, method, varied, running)
 
 
 @app.command()
@@ -191,7 +116,7 @@ def matching(
 def pairs(
     root: Annotated[Path, Argument(metavar="ROOT", help="Folder of data sets, one folder each (docs/bench.md).")],
     task: Annotated[
-        str | None, Option(metavar="NAMES", help=f"flow, homography, pose, matching; all by default. {_LIST}")
+        str | None, Option(metavar="NAMES", help=f"flow, homography, pose, matching; all by default. {LIST}")
     ] = None,
     dataset: Annotated[str | None, Option(metavar="NAMES", help="Only these data sets.")] = None,
     *,
@@ -206,13 +131,13 @@ def pairs(
     from flowkit.evaluation.methods import METHODS, build_methods
 
     report.start(running.verbose, running.quiet)
-    tasks = _names(task) or list(TASKS)
+    tasks = names_of(task) or list(TASKS)
     if unknown := [name for name in tasks if name not in TASKS]:
         raise UsageError(f"--task {unknown[0]}: use one of {', '.join(TASKS)}")
-    method, varied = _names(choice.method), choice.varied()
+    method, varied = names_of(choice.method), choice.varied()
     if unknown := [name for name in method if not any(name in METHODS[each] for each in tasks)]:
         raise UsageError(f"--method {unknown[0]}: no method of {', '.join(tasks)} has this name")
-    found = find_samples(root, tasks, _names(dataset) or None)
+    found = find_samples(root, tasks, names_of(dataset) or None)
     jobs = []
     for name, samples in found.items():
         chosen = [each for each in method if each in METHODS[name]]
@@ -252,8 +177,8 @@ def _one(
     from flowkit.evaluation.methods import build_methods
 
     report.start(running.verbose, running.quiet)
-    methods = build_methods(task, _names(method), varied)
-    samples = [sample for name in _names(dataset) for sample in read_dataset(name, root)]
+    methods = build_methods(task, names_of(method), varied)
+    samples = [sample for name in names_of(dataset) for sample in read_dataset(name, root)]
     _run([(task, samples, methods)], {"dataset": dataset, "root": str(root)}, running)
 
 
@@ -354,28 +279,3 @@ def _cache_folder(output: Path | None) -> Path:
     from flowkit.io.weights import cache_folder
 
     return cache_folder() / "bench" if output is None else output / "cache"
-
-
-def _weights_files(text: str | None, models: Sequence[str]) -> list[WeightsFile]:
-    """The files of a list; UsageError unless they are for one model, WeightsError for one that is not there."""
-    from flowkit.evaluation.methods import WeightsFile
-    from flowkit.io.weights import find_weights, sha256
-
-    names = _names(text)
-    if names and len(models) != 1:
-        raise UsageError(f"--weights {text}: goes with one network; give its name as --model")
-    paths = [find_weights(models[0], name) for name in names]
-    return [WeightsFile(path, sha256(path)) for path in paths]
-
-
-def _counts(text: str | None, option: str) -> list[int]:
-    """ "12, 24" -> [12, 24]."""
-    names = _names(text)
-    if wrong := [name for name in names if not (name.isdecimal() and int(name))]:
-        raise UsageError(f"{option} {wrong[0]}: give numbers from 1 up")
-    return [int(name) for name in names]
-
-
-def _names(text: str | None) -> list[str]:
-    """ "a, b" -> ["a", "b"]."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]

@@ -151,8 +151,13 @@ def _first_stage(arrays: Arrays) -> Arrays:
 
 
 def _guided(options: dict[str, object]) -> dict[str, object]:
-    """The pipeline's options: the guide "none", for comparison, is none."""
-    return {name: value for name, value in options.items() if (name, value) != ("guide", UNGUIDED)}
+    """The pipeline's options: the guide "none", for comparison, is none; files as the pipelines want them."""
+    options = {name: value for name, value in options.items() if (name, value) != ("guide", UNGUIDED)}
+    if isinstance(guide := options.get("guide"), NamedFiles):
+        options["guide"] = "=".join(map(str, (guide.files[0][0], guide.files[0][1].path)))
+    if isinstance(weights := options.get("feature_weights"), NamedFiles):
+        options["feature_weights"] = {name: file.path for name, file in weights.files}
+    return options
 
 
 def _or_nan(array: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray:
@@ -170,10 +175,20 @@ class WeightsFile:
         return self.path.name
 
 
+@dataclass(frozen=True)
+class NamedFiles:
+    """Weights files by what they are for: features, or a guide."""
+
+    files: tuple[tuple[str, WeightsFile], ...]
+
+    def __str__(self) -> str:
+        return "+".join(f"{name}={file}" for name, file in self.files)
+
+
 UNGUIDED = "none"
 _FEWEST_FOR_E = 5
 _NETWORK = ("weights", "iterations", "precision")
-_MATCHER = ("features", "max_keypoints", "guide")
+_MATCHER = ("features", "feature_weights", "max_keypoints", "guide")
 _DENSE = {
     "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, dense=True),
     "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, dense=True),
@@ -184,9 +199,9 @@ _DENSE = {
 }
 METHODS: dict[str, dict[str, Entry]] = {
     "flow": _DENSE,
-    "homography": {"homography": Entry(_homography, {}, ("features", "effort", "guide"))},
+    "homography": {"homography": Entry(_homography, {}, ("features", "feature_weights", "effort", "guide"))},
     "pose": {
-        "pose": Entry(_pose, {}, ("features", "guide")),
+        "pose": Entry(_pose, {}, ("features", "feature_weights", "guide")),
         "pose-opencv": Entry(_pose_opencv, {}, _MATCHER),
     },
     "matching": {
@@ -196,7 +211,7 @@ METHODS: dict[str, dict[str, Entry]] = {
     },
 }
 """Task -> name -> how it is called. The first of each task is its default."""
-_FLAGS = {"iterations": "iters", "max_keypoints": "max-keypoints"}
+_FLAGS = {"iterations": "iters", "max_keypoints": "max-keypoints", "feature_weights": "feature-weights"}
 
 
 def build_methods(

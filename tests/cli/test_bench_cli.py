@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from flowkit.cli.bench import app
-from flowkit.errors import FlowkitError, InputError, OutputError, UsageError
+from flowkit.errors import FlowkitError, InputError, OutputError, UsageError, WeightsError
 from flowkit.evaluation import methods
 from flowkit.evaluation.methods import Entry
+from flowkit.types import Homography, Matches, Status
 
 
 def invoke(*arguments):
@@ -113,6 +114,36 @@ def test_localization(tmp_path, capsys):
         invoke("localization", estimated, truth, "--output", tmp_path / "out")
     assert invoke("localization", estimated, truth, "--json") == 0
     assert json.loads(capsys.readouterr().out)["rows"] == [row]
+
+
+def test_files_of_features_and_guides_are_known_by_their_content(tmp_path, monkeypatch, collection):
+    asked = []
+
+    def homography(image0, image1, **options):
+        asked.append(options)
+        none = np.zeros((0, 2))
+        matches = Matches(none, none, none.astype(int), none[:, 0], (20, 30), (20, 30))
+        return Homography(np.eye(3), Status.OK, matches, 1, "none")
+
+    monkeypatch.setitem(methods.METHODS, "homography", {"homography": Entry(methods._homography, {}, OPTIONS)})
+    monkeypatch.setattr("flowkit.pipelines.homography.homography", homography)
+    weights = tmp_path / "own.pt"
+    arguments = ("homography", "--dataset", "oxford", "--root", collection / "homography_oxford", "--limit", "1")
+    arguments += ("--features", "r2d2", "--feature-weights", f"r2d2={weights}", "--guide", f"none,raft={weights}")
+    with pytest.raises(WeightsError, match=r"own\.pt: no such"):
+        invoke(*arguments)
+    weights.write_bytes(b"first")
+    assert invoke(*arguments) == 0 and invoke(*arguments) == 0
+    assert [options.get("guide") for options in asked] == [None, f"raft={weights}"]
+    assert asked[0]["feature_weights"] == {"r2d2": weights} and asked[0]["features"] == "r2d2"
+    weights.write_bytes(b"second")
+    assert invoke(*arguments) == 0
+    assert len(asked) == 4
+    with pytest.raises(UsageError, match="NAME=FILE"):
+        invoke(*arguments, "--feature-weights", "r2d2")
+
+
+OPTIONS = ("features", "feature_weights", "guide")
 
 
 def test_a_crash_exits_with_6_and_is_shown(collection, capsys):
