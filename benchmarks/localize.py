@@ -38,7 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--reference", default="sift", help="features of the model of all images")
     parser.add_argument("--max-keypoints", type=int)
-    parser.add_argument("--resize", type=int, help="longer side at which images are matched")
+    parser.add_argument("--resize", type=int, help="longer side at which images are matched; not the reference's")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--each", action="store_true", help="a line on stderr for each image left out")
     parser.add_argument(
@@ -52,7 +52,7 @@ def main() -> None:
 
 def run(args: argparse.Namespace, output: Path) -> None:
     names = sorted(path.name for path in args.images.iterdir() if path.suffix.lower() in SUFFIXES)
-    of_reference = Matched(args, output, names, args.reference, "none")
+    of_reference = Matched(args, output, names, args.reference, "none", None)
     reference = of_reference.model(())
     if reference is None:
         raise SystemExit(f"{args.images}: COLMAP makes no model of all images with {args.reference}")
@@ -67,18 +67,26 @@ def run(args: argparse.Namespace, output: Path) -> None:
     print(f"| features | guide | matches/pair | localised | centre, % | rotation, ° | {heads} | inliers | s/pair |")
     print("|---" * (8 + len(THRESHOLDS)) + "|")
     for features, guide in itertools.product(args.features.split(","), args.guide.split(",")):
-        same = (features, guide) == (args.reference, "none")
-        scene = of_reference if same else Matched(args, output, names, features, guide)
+        same = (features, guide, args.resize) == (args.reference, "none", None)
+        scene = of_reference if same else Matched(args, output, names, features, guide, args.resize)
         print(row(scene, features, guide, reference, cameras, extent, args.each), flush=True)
 
 
 class Matched:
     """All pairs of the images matched by one method, verified, in a database."""
 
-    def __init__(self, args: argparse.Namespace, output: Path, names: list[str], features: str, guide: str) -> None:
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        output: Path,
+        names: list[str],
+        features: str,
+        guide: str,
+        resize: int | None,
+    ) -> None:
         self.names, self.root = names, args.images
-        self.folder = output / f"{features.replace('*', '-star')}-{guide}"
-        options: dict[str, Any] = {"features": features, "max_keypoints": args.max_keypoints, "resize": args.resize}
+        self.folder = output / "-".join([features, Path(guide).name, *([] if resize is None else [str(resize)])])
+        options: dict[str, Any] = {"features": features, "max_keypoints": args.max_keypoints, "resize": resize}
         if guide != "none":
             options["guide"] = guide
         files = dict(text.split("=", 1) for text in args.feature_weights)
