@@ -197,6 +197,8 @@ def write_match_results(
         write.picture("matches.png", drawings.draw_matches(image0.rgb8, image1.rgb8, matches))
     record = results.matches_record(matches, image0.name, image1.name, write.names, command)
     method = f" by {matches.run.method}" if matches.run else ""
+    if matches.stage is not None:
+        method += f", {int((matches.stage == 1).sum())} of stage 1, near the guide's prediction"
     return write.finish(status, record, f"match {image0.name} - {image1.name}: {len(matches)} matches{method}")
 
 

@@ -16,7 +16,8 @@ _MAX_WIDTH = 1600
 def draw_matches(
     image0: np.ndarray, image1: np.ndarray, matches: Matches, max_lines: int = 400, seed: int = 0
 ) -> np.ndarray:
-    """Lines between matched points: judged matches green (inliers, on top) and dim red; unjudged ones in many colours.
+    """Lines between matched points: judged matches green (inliers, on top) and dim red; unjudged ones in many colours, the
+    second stage of guided ones white and underneath.
 
     At most `max_lines` are drawn, chosen at random with `seed`, inliers first.
     """
@@ -99,6 +100,9 @@ class _Board:
         shown = order[good[order]][:max_lines]
         rejected = order[(usable & ~good)[order]][: max(0, max_lines - len(shown))]
         if matches.inliers is None:
+            if matches.stage is not None:
+                rest, shown = shown[matches.stage[shown] == 2], shown[matches.stage[shown] != 2]
+                self._strokes(matches, rest, [canvas.WHITE] * len(rest), 0.35)
             shown = shown[np.argsort(matches.points0[shown].sum(axis=1), kind="stable")]
             colours = _rainbow(len(shown))
         else:
@@ -178,7 +182,8 @@ class _Board:
 
 def _counts(matches: Matches) -> str:
     if matches.inliers is None:
-        return f"{len(matches)} matches"
+        near = "" if matches.stage is None else f", {int((matches.stage == 1).sum())} of stage 1"
+        return f"{len(matches)} matches{near}"
     return f"{int(matches.inliers.sum())} inliers of {len(matches)} matches"
 
 

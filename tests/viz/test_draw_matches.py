@@ -45,6 +45,14 @@ def test_inliers_green_others_red_and_limited():
     assert (draw_matches(GREY0, GREY1, some_matches(inliers=good), max_lines=20, seed=1) != same).any()
 
 
+def test_the_second_stage_is_white():
+    second = replace(some_matches(), stage=np.full(50, 2))
+    first = replace(second, stage=np.ones(50, int))
+    assert count_colour(draw_matches(GREY0, GREY1, second), 0) == 0 < count_colour(draw_matches(GREY0, GREY1, first), 0)
+    plain = draw_matches(GREY0, GREY1, some_matches())
+    np.testing.assert_array_equal(draw_matches(GREY0, GREY1, first)[25:], plain[25:])
+
+
 def test_no_matches_and_unknown_points():
     draw_matches(GREY0, GREY1, some_matches(0))
     matches = some_matches()
