@@ -1,4 +1,4 @@
-"""Matching keypoints with the help of a dense flow, in two stages (Li et al., LIFE, ICCV 2021, section 3.2 and eq. 4).
+"""Matching keypoints with the help of a dense flow, in two stages (Huang et al., LIFE, ICCV 2021, section 3.2, eq. 4).
 
 A descriptor sees a small patch, so repeated texture and changed light mislead it; the flow knows the whole picture but not
 where exactly the keypoints are. Stage 1 therefore asks descriptors only near the place to which the flow leads; stage 2 matches
