@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from reporting import mean, names, run, say, show, write
+from reporting import first_of_each, mean, names, run, say, show, write
 
 from flowkit.datasets.catalogue import DATASETS, find_samples
 from flowkit.datasets.samples import MatchSample, Sample
@@ -100,12 +100,14 @@ def main() -> None:
     parser.add_argument("--features", type=names, default="sift,xfeat")
     parser.add_argument("--guide", default="life", help="a flow model")
     parser.add_argument("--datasets", type=names, default=[], help="only these, such as hpatches,wxbs")
+    parser.add_argument("--limit", type=int, help="at most so many pairs of each data set")
     parser.add_argument("--max-keypoints", type=int, help="by default the feature's own")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="JSON file; every pair goes into the CSV file beside it")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for sample in pairs(arguments.root, arguments.datasets):
+    found = pairs(arguments.root, arguments.datasets)
+    for sample in first_of_each(found, lambda sample: sample.dataset, arguments.limit):
         say(f"{sample.dataset} {sample.name}")
         for features in arguments.features:
             for which, matches in answers(sample, features, arguments):

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from PIL import Image
 from relit import relit_picture, seed_of
-from reporting import mean, models, names, numbers, run, say, show, write
+from reporting import first_of_each, mean, models, names, numbers, run, say, show, write
 
 from flowkit.datasets.catalogue import find_samples
 from flowkit.datasets.samples import FlowSample, HomographySample, PoseSample
@@ -213,14 +213,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write a contact sheet for each pair")
     parser.add_argument("--output", type=Path, help="JSON file; every pair and draw goes into the CSV file beside it")
     arguments = parser.parse_args()
-    chosen = [pair for pair in pairs(arguments.root) if not arguments.sets or pair.group in arguments.sets]
+    chosen = (pair for pair in pairs(arguments.root) if not arguments.sets or pair.group in arguments.sets)
     rows: list[dict[str, Any]] = []
-    done: dict[str, int] = {}
-    for pair in chosen:
-        done[pair.group] = done.get(pair.group, 0) + 1
-        if arguments.limit is None or done[pair.group] <= arguments.limit:
-            say(f"{pair.group} {pair.name}")
-            rows += measure(pair, arguments)
+    for pair in first_of_each(chosen, lambda pair: pair.group, arguments.limit):
+        say(f"{pair.group} {pair.name}")
+        rows += measure(pair, arguments)
     table = summary(rows, arguments.strengths)
     lights = f"{arguments.draws} lights a pair and strength, seed {arguments.seed}"
     show(f"error in px, image1 relit; {lights}", table, columns(arguments.strengths))

@@ -8,9 +8,10 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -20,6 +21,7 @@ from flowkit.errors import FlowkitError
 from flowkit.io.atomic import atomic_path, write_text
 
 Row = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def models(text: str) -> dict[str, dict[str, Any]]:
@@ -39,6 +41,15 @@ def names(text: str) -> list[str]:
 def numbers(text: str) -> list[float]:
     """ "1,0.5" -> [1.0, 0.5]."""
     return [float(name) for name in names(text)]
+
+
+def first_of_each(items: Iterable[T], group: Callable[[T], str], limit: int | None) -> Iterator[T]:
+    """At most `limit` of each group, all where it is None."""
+    taken: Counter[str] = Counter()
+    for item in items:
+        taken[group(item)] += 1
+        if limit is None or taken[group(item)] <= limit:
+            yield item
 
 
 def mean(values: Sequence[float]) -> float:
@@ -88,7 +99,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def run(main: Any) -> None:
+def run(main: Callable[[], None]) -> None:
     """Errors of flowkit as one line."""
     try:
         main()
