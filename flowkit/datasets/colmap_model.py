@@ -96,7 +96,7 @@ def read_colmap_pairs(
 
 def _scenes(root: Path) -> dict[Path, list[Path]]:
     """The scenes and the folders of their models."""
-    candidates = [root] if _models(root) else sorted(path for path in root.iterdir() if path.is_dir())
+    candidates = [root] if _models(root) else sorted(path for path in root.iterdir() if not path.name.startswith("."))
     return {scene: models for scene in candidates if (models := _models(scene))}
 
 

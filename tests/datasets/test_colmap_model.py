@@ -171,7 +171,9 @@ def test_subsampling_is_seeded(tmp_path):
 def test_folder_of_scenes_text_models_and_sparse_0(tmp_path):
     synthesise(tmp_path / "a", binary=False)
     synthesise(tmp_path / "b", place="sparse/0")
+    synthesise(tmp_path / ".c.half written")
     (tmp_path / "no scene").mkdir()
+    (tmp_path / "a file").touch()
     pairs = read_colmap_pairs(tmp_path, "mine", ALL)
     assert [pair.name.split("/")[0] for pair in pairs] == ["a"] * 15 + ["b"] * 15
     assert {pair.dataset for pair in pairs} == {"mine"}
