@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowkit.features.guided import RADIUS
-from flowkit.features.matching import DescriptorMatcher
+from flowkit.features.matching import DescriptorMatcher, notes_of
 from flowkit.features.registry import descriptor_matchers, matcher
 from flowkit.features.remembered import remember
 from flowkit.pipelines.guide import guide_flows, guided_matches
@@ -56,13 +56,13 @@ class SetMatcher:
         self.led: list[DescriptorMatcher] = []
         if guide is None:
             self.matcher = remember(matcher(chosen, device=self.device, max_keypoints=max_keypoints), store)
-            self.weights = dict(self.matcher.weights)
+            self.weights, self.notes = dict(self.matcher.weights), notes_of(self.matcher)
         else:
             self.led = list(descriptor_matchers(chosen, device=self.device, max_keypoints=max_keypoints))
             for each in self.led:
                 remember(each, store)
             self.weights = {name: hash for each in self.led for name, hash in each.weights.items()}
-        self.notes: tuple[str, ...] = ()
+            self.notes = tuple(dict.fromkeys(note for each in self.led for note in notes_of(each)))
         led_by = {} if guide is None else {"guide": guide, "guide_radius": self.radius}
         self.options = {"features": chosen.names, "max_keypoints": max_keypoints, **led_by}
 
@@ -74,7 +74,7 @@ class SetMatcher:
         if self.guide is not None:
             flows = guide_flows(*pair, self.guide, resize=self.resize, device=self.device, seed=self.seed)
             self.weights |= flows.weights
-            self.notes = flows.notes
+            self.notes = tuple(dict.fromkeys((*self.notes, *flows.notes)))
             return guided_matches(self.led, pair, work, flows, self.radius)
         found = self.matcher.match(*work)
         return replace(
