@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from flowkit.datasets.files import existing, folder
 from flowkit.datasets.posed_views import Lens, PosedPair, View, rotation_degrees
 from flowkit.errors import InputError, UsageError
 from flowkit.io.cameras import colmap_to_pixel_centre
+from flowkit.io.colmap import require_pycolmap
 from flowkit.io.inputs import decoding
 
 if TYPE_CHECKING:
@@ -114,19 +115,9 @@ def _is_model(place: Path) -> bool:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _pycolmap() -> Any:
-    import cv2  # noqa: F401  # before pycolmap, whose own zlib OpenCV's PNG writer would otherwise call, and crash
-
-    try:
-        import pycolmap
-    except ImportError:
-        raise UsageError("reading COLMAP models needs pycolmap; pip install 'flowkit-align[colmap]'") from None
-    return pycolmap
-
-
 def _read_model(model: Path, scene: Path) -> tuple[list[View], np.ndarray]:
     """The views of a model by name, and its points (N, 3), which `View.tracks` count."""
-    pycolmap = _pycolmap()
+    pycolmap = require_pycolmap("reading COLMAP models")
     with decoding(model, "a COLMAP model"):
         reconstruction = pycolmap.Reconstruction(str(model))
     ids = np.sort(np.fromiter(reconstruction.points3D.keys(), np.int64))

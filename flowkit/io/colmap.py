@@ -7,7 +7,9 @@ on the way, and homographies and fundamental matrices change with them.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,10 +68,13 @@ def require_pycolmap(what: str) -> Any:
     """The module; where it is not installed a UsageError that says `what` needs it."""
     import cv2  # noqa: F401  # first: OpenCV would otherwise call pycolmap's zlib when it writes a PNG, and crash
 
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         import pycolmap
     except ImportError:
         raise UsageError(f"{what} needs pycolmap; pip install 'flowkit-align[colmap]'") from None
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, terminate)  # pycolmap takes it, prints its stack and ends the process
     return pycolmap
 
 

@@ -39,6 +39,8 @@ READERS: dict[str, Callable[[Path, str, PairLimits], Sequence[PoseSample]]] = {
     "megadepth-caps": _of_megadepth,
 }
 """The collections of pairs with poses, by the names that --data gives them."""
+_SHRUNK = 0.65
+"""Above this scale bilinear interpolation leaves no pixel out."""
 
 
 class PosedPairs:
@@ -183,8 +185,8 @@ def _cut(pixels: np.ndarray, placement: Placement) -> np.ndarray:
 
 
 def _resize(pixels: np.ndarray, size: Size) -> np.ndarray:
-    """Averages where it shrinks; cv2 keeps areas on areas, x' = (x + 0.5) s - 0.5."""
+    """By averages where it shrinks much, which takes longer; cv2 keeps areas on areas, x' = (x + 0.5) s - 0.5."""
     if pixels.shape[:2] == size:
         return pixels
-    shrinks = size[0] < pixels.shape[0]
+    shrinks = size[0] < _SHRUNK * pixels.shape[0]
     return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -1,6 +1,7 @@
 """A database that pycolmap reads: half a pixel further, each geometry under its right name and way round."""
 
 import dataclasses
+import subprocess
 import sys
 
 import numpy as np
@@ -171,3 +172,20 @@ def test_without_pycolmap_the_message_says_what_to_install(tmp_path, monkeypatch
     with pytest.raises(UsageError, match=r"flowkit-align\[colmap\]"):
         export_database(tmp_path / "x.db", {}, [])
     assert not any(tmp_path.iterdir())
+
+
+def test_importing_pycolmap_leaves_the_signals_alone():
+    """It would take SIGTERM, and a training run could not end with a checkpoint; in a process that has not imported it yet."""
+    pytest.importorskip("pycolmap")
+    program = """if True:
+        import os, signal
+        from flowkit.io.colmap import require_pycolmap
+        signal.signal(signal.SIGTERM, lambda *_: print("ours"))
+        require_pycolmap("this")
+        os.kill(os.getpid(), signal.SIGTERM)
+        import cv2, numpy
+        cv2.imencode(".png", numpy.zeros((300, 400, 3), "uint8"))
+        print("alive")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
+    assert done.stdout.split() == ["ours", "alive"], done.stderr
