@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_epipolar import fundamental
+from two_cameras import fundamental
 
 from flowkit.batch import PairBatch
 from flowkit.losses.cycle import cycle_loss
