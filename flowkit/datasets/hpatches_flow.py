@@ -1,4 +1,4 @@
-"""Dense flow on HPatches as LIFE (CVPR 2021), GLU-Net and GOCor measure it: pairs (1, k), k = 2..6 being the levels I..V.
+"""Dense flow on HPatches as LIFE (ICCV 2021), GLU-Net and GOCor measure it: pairs (1, k), k = 2..6 being the levels I..V.
 
 The flow lives on image k and points into image 1. Both images are resized to one size: 480x640, 240x240, or that of image k.
 The data sets: `hpatches-flow-v` viewpoint, `hpatches-flow-i` illumination, where image k is also warped by a homography

@@ -11,12 +11,13 @@ from types import MappingProxyType
 from typing import Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from flowkit.batch import PairBatch
 from flowkit.losses.cycle import cycle_loss
 from flowkit.losses.epipolar import SedForm, symmetric_epipolar_loss
-from flowkit.losses.sequence import coarse_truth, wide
+from flowkit.losses.sequence import wide
 from flowkit.losses.transformation import transformation_loss
 
 Row = Literal["T", "BiT", "SED", "SED+FC", "SED+AC", "SED+BiT+AC"]
@@ -127,8 +128,7 @@ def _epipolar(flows: Mapping[Direction, Tensor], stride: int, batch: PairBatch, 
 
 def _still(moving: Tensor, stride: int) -> Tensor:
     """(B, h, w): the share of each cell that the cameras explain."""
-    weight = (~moving).float()
-    return coarse_truth(weight[:, None].expand(-1, 2, -1, -1), weight, stride)[1]
+    return F.avg_pool2d((~moving).float()[:, None], stride)[:, 0]
 
 
 def _transformation(flows: Mapping[Direction, Tensor], stride: int, batch: PairBatch, terms: Terms) -> Tensor:

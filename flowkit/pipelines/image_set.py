@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import replace
 from pathlib import Path
 
 from flowkit.features.guided import RADIUS
@@ -11,8 +10,8 @@ from flowkit.features.matching import DescriptorMatcher, notes_of
 from flowkit.features.registry import descriptor_matchers, matcher
 from flowkit.features.remembered import remember
 from flowkit.pipelines.guide import guide_flows, guided_matches
-from flowkit.pipelines.match import MAX_SIDE, FeatureChoice, check_guide, chosen_features
-from flowkit.pipelines.prepare import Resize, load_pair, resized_image, resolve_device, scaled_points, working_size
+from flowkit.pipelines.match import FeatureChoice, check_guide, chosen_features, in_original_pixels, working_pair
+from flowkit.pipelines.prepare import Resize, load_pair, resolve_device
 from flowkit.types import Features, Image, Matches
 
 Names = tuple[str, str]
@@ -69,18 +68,10 @@ class SetMatcher:
     def match(self, image0: Image, image1: Image) -> Matches:
         """Matches in original pixels of both; both sets of keypoints are whole, also where nothing matches."""
         pair = load_pair(image0, image1)
-        sizes = [working_size(image.size, self.resize, max_side=MAX_SIDE) for image in pair]
-        work = resized_image(pair[0], sizes[0]), resized_image(pair[1], sizes[1])
+        work = working_pair(pair, self.resize)
         if self.guide is not None:
             flows = guide_flows(*pair, self.guide, resize=self.resize, device=self.device, seed=self.seed)
             self.weights |= flows.weights
             self.notes = tuple(dict.fromkeys((*self.notes, *flows.notes)))
             return guided_matches(self.led, pair, work, flows, self.radius)
-        found = self.matcher.match(*work)
-        return replace(
-            found,
-            keypoints0=scaled_points(found.keypoints0, sizes[0], pair[0].size),
-            keypoints1=scaled_points(found.keypoints1, sizes[1], pair[1].size),
-            size0=pair[0].size,
-            size1=pair[1].size,
-        )
+        return in_original_pixels(self.matcher.match(*work), work, pair)

@@ -62,23 +62,22 @@ def match(
     pair = load_pair(image0, image1)
     device = resolve_device(device)
     chosen = chosen_features(features, feature_weights)
-    sizes = [working_size(image.size, resize, max_side=MAX_SIDE) for image in pair]
-    work = resized_image(pair[0], sizes[0]), resized_image(pair[1], sizes[1])
+    work = working_pair(pair, resize)
     if guide is None:
         found = _plain(pair, work, chosen, device, max_keypoints)
     else:
         found = _guided(pair, work, chosen, device, max_keypoints, guide, guide_radius or RADIUS, resize, seed)
     run = found.run
     assert run is not None
-    notes = [note for image, size in zip(pair, sizes, strict=True) if (note := size_note(image, size))]
+    notes = [note for image, small in zip(pair, work, strict=True) if (note := size_note(image, small.size))]
     run = replace(
         run,
         method=chosen.names,
         options={"features": chosen.names, "max_keypoints": max_keypoints, **run.options},
         seed=seed,
         device=device,
-        working_size0=sizes[0],
-        working_size1=sizes[1],
+        working_size0=work[0].size,
+        working_size1=work[1].size,
         seconds={"load": time.perf_counter() - started - sum(run.seconds.values()), **run.seconds},
         notes=(*pair[0].notes, *pair[1].notes, *notes, *run.notes),
     )
@@ -95,14 +94,8 @@ def _plain(
     loaded = time.perf_counter()
     found = matcher.match(*work)
     seconds = {"match": time.perf_counter() - loaded}
-    return replace(
-        found,
-        keypoints0=scaled_points(found.keypoints0, work[0].size, pair[0].size),
-        keypoints1=scaled_points(found.keypoints1, work[1].size, pair[1].size),
-        size0=pair[0].size,
-        size1=pair[1].size,
-        run=Run("", weights=dict(matcher.weights), seconds=seconds, notes=notes_of(matcher)),
-    )
+    run = Run("", weights=dict(matcher.weights), seconds=seconds, notes=notes_of(matcher))
+    return replace(in_original_pixels(found, work, pair), run=run)
 
 
 def _guided(
@@ -130,6 +123,23 @@ def _guided(
         notes=(*(note for matcher in matchers for note in matcher.notes), *flows.notes),
     )
     return replace(found, run=run)
+
+
+def working_pair(pair: tuple[Image, Image], resize: Resize) -> tuple[Image, Image]:
+    """Both images at the size that features see."""
+    first, second = (resized_image(image, working_size(image.size, resize, max_side=MAX_SIDE)) for image in pair)
+    return first, second
+
+
+def in_original_pixels(found: Matches, work: tuple[Image, Image], pair: tuple[Image, Image]) -> Matches:
+    """Matches found on `work`, in the pixels of `pair`."""
+    return replace(
+        found,
+        keypoints0=scaled_points(found.keypoints0, work[0].size, pair[0].size),
+        keypoints1=scaled_points(found.keypoints1, work[1].size, pair[1].size),
+        size0=pair[0].size,
+        size1=pair[1].size,
+    )
 
 
 def check_guide(guide: str | None, radius: float | None) -> None:
