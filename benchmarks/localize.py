@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from flowkit.evaluation.metrics import rotation_error
 from flowkit.io.colmap import require_pycolmap
 from flowkit.io.images import SUFFIXES
 from flowkit.pipelines.localization import LocalizationExport, export_matches, localize, write_database
@@ -168,9 +169,8 @@ def compare(
     if lay is None:
         return np.inf, np.inf
     centre = lay * (-T[:3, :3].T @ T[:3, 3])
-    turn = T[:3, :3] @ lay.rotation.matrix().T @ true.cam_from_world().rotation.matrix().T
-    angle = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
-    return 100 * float(np.linalg.norm(centre - true.projection_center())) / extent, float(angle)
+    angle = rotation_error(T[:3, :3] @ lay.rotation.matrix().T, true.cam_from_world().rotation.matrix())
+    return 100 * float(np.linalg.norm(centre - true.projection_center())) / extent, angle
 
 
 if __name__ == "__main__":

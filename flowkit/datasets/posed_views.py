@@ -138,7 +138,11 @@ class PosedPair(PoseSample):
     @classmethod
     def of(cls, dataset: str, name: str, view0: View, view1: View) -> PosedPair:
         """The pair of two views of one world."""
-        T = view1.T @ rigid_inverse(view0.T)
+        import torch
+
+        from flowkit.geometry.pose import relative_pose
+
+        T = relative_pose(torch.from_numpy(view0.T), torch.from_numpy(view1.T)).numpy()
         return cls(
             dataset=dataset,
             name=name,
@@ -170,15 +174,10 @@ class PosedPair(PoseSample):
         return self.view0.points[i], self.view1.points[j]
 
 
-def rigid_inverse(T: np.ndarray) -> np.ndarray:
-    """The inverse of a 4x4 rotation and translation."""
-    inverse = np.eye(4)
-    inverse[:3, :3] = T[:3, :3].T
-    inverse[:3, 3] = -T[:3, :3].T @ T[:3, 3]
-    return inverse
-
-
 def rotation_degrees(R0: np.ndarray, R1: np.ndarray) -> np.ndarray:
     """(...,): the angle between rotations (..., 3, 3), in degrees."""
-    trace = (R0 * R1).sum((-2, -1))  # of R1 R0'
-    return np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
+    import torch
+
+    from flowkit.geometry.pose import rotation_angle
+
+    return rotation_angle(torch.from_numpy(R1 @ np.swapaxes(R0, -1, -2))).numpy()

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from flowkit.datasets.posed_views import Lens, PosedPair, View, rigid_inverse, rotation_degrees
+from flowkit.datasets.posed_views import Lens, PosedPair, View, rotation_degrees
 from flowkit.datasets.samples import PoseSample
 from flowkit.errors import InputError
 
@@ -72,7 +72,8 @@ def test_pair_of_views_goes_from_the_first_to_the_second(tmp_path):
     pair = PosedPair.of("d", "n", *views)
     np.testing.assert_allclose(pair.T_0to1 @ (T0 @ world), T1 @ world)
     np.testing.assert_allclose(pair.reversed().T_0to1 @ (T1 @ world), T0 @ world)
-    np.testing.assert_allclose(rigid_inverse(T0) @ T0, np.eye(4), atol=1e-12)
+    to_world = PosedPair.of("d", "n", views[0], View(tmp_path / "w", K, np.eye(4)))
+    np.testing.assert_allclose(to_world.T_0to1 @ T0, np.eye(4), atol=1e-12)
     points0, points1 = pair.common_points()
     assert points0.tolist() == [[4, 4], [7, 7]] and points1.tolist() == [[40, 4], [70, 7]]
     assert (pair.reversed().K0 == 2 * K).all()
