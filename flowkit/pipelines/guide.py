@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 BEST, STAND_IN = "life", "life-small"
 """The network of the paper, and the one whose weights come with flowkit."""
+INIT = "matches"
+"""What the flow starts from: a network alone loses what moves far or shrinks, and a lost flow misleads the matching."""
 MAX_SIDE = 1600
 """Longer side at which the flow of larger images is computed, as the features are, unless `resize` says otherwise."""
 
@@ -74,7 +76,7 @@ def resolve_guide(name: str) -> Choice:
 def guide_flows(
     image0: Image, image1: Image, name: str, *, resize: Resize = None, device: str = "auto", seed: int = 0
 ) -> Guide:
-    """The flows image0 -> image1 and back by the guide of that name. Raises UsageError, WeightsError."""
+    """The flows image0 -> image1 and back by the guide of that name, begun with matches. Raises UsageError, WeightsError."""
     from flowkit.pipelines.flow import flow  # which itself may start from matches
 
     started = time.perf_counter()
@@ -88,6 +90,7 @@ def guide_flows(
         image1,
         model=choice.model,
         weights=choice.weights,
+        init=INIT,
         bidirectional=True,
         resize=resize,
         device=device,

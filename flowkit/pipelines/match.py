@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flowkit.errors import UsageError
 from flowkit.features.guided import RADIUS
 from flowkit.features.registry import OWN_WEIGHTS, FeatureSet
-from flowkit.pipelines.guide import guide_flows, guided_matches
+from flowkit.pipelines.guide import INIT, guide_flows, guided_matches
 from flowkit.pipelines.prepare import (
     Resize,
     load_pair,
@@ -52,10 +52,10 @@ def match(
     """Matches of `features` (one name, or several joined by "+"), points in original pixels of both images.
 
     `feature_weights` has the files of features whose weights flowkit may not ship, `{"r2d2": path}`. `guide` is a flow model
-    (`life`, or any other): keypoints are first matched within `guide_radius` (5) pixels of where its flow leads, then the
-    rest among all, and `stage` says which (LIFE, section 3.2); `disk` and `aliked` are then matched by their descriptors,
-    without LightGlue. Raises InputError for images that cannot be read or are too small, UsageError for unknown names,
-    WeightsError.
+    (`life`, or any other), begun with sparse matches: keypoints are first matched within `guide_radius` (5) pixels of
+    where its flow leads, then the rest among all, and `stage` says which (LIFE, section 3.2); `disk` and `aliked` are then
+    matched by their descriptors, without LightGlue. Raises InputError for images that cannot be read or are too small,
+    UsageError for unknown names, WeightsError.
     """
     started = time.perf_counter()
     check_guide(guide, guide_radius)
@@ -117,7 +117,7 @@ def _guided(
     weights = {name: hash for matcher in matchers for name, hash in matcher.weights.items()}
     run = Run(
         "",
-        options={"guide": flows.model, "guide_radius": radius},
+        options={"guide": flows.model, "guide_init": INIT, "guide_radius": radius},
         weights=weights | dict(flows.weights),
         seconds={"guide": flows.seconds, "match": time.perf_counter() - ready},
         notes=(*(note for matcher in matchers for note in matcher.notes), *flows.notes),
@@ -154,7 +154,7 @@ def check_guide(guide: str | None, radius: float | None) -> None:
 
 def guide_options(run: Run) -> dict[str, object]:
     """What provenance says of the guide; nothing without one."""
-    return {name: run.options[name] for name in ("guide", "guide_radius") if name in run.options}
+    return {name: run.options[name] for name in ("guide", "guide_init", "guide_radius") if name in run.options}
 
 
 def chosen_features(features: FeatureChoice | None, weights: Mapping[str, str | Path] | None = None) -> FeatureSet:

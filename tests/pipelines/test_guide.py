@@ -75,7 +75,7 @@ def test_every_feature_is_led_by_the_same_flows(images, true_guide, monkeypatch)
     np.testing.assert_array_equal(both.stage[of_sift], alone.stage)
     assert {1, 2} >= set(both.stage[~of_sift]) and (both.stage[~of_sift] == 1).sum() > 30
     run = both.run
-    assert run.options["guide"] == "some" and run.options["guide_radius"] == 5.0
+    assert [run.options[name] for name in ("guide", "guide_init", "guide_radius")] == ["some", "matches", 5.0]
     assert run.weights == {"g.safetensors": "abc"} and "guide: a note" in run.notes
     assert run.seconds["guide"] == 0.5 and run.method == "sift+affine-sift"
 
@@ -103,6 +103,22 @@ def test_a_real_flow_leads_there_and_back(images):
     assert near.mean() > 0.8
     np.testing.assert_allclose(np.median(found.points1[near] - found.points0[near], axis=0), [-9, -6], atol=0.1)
     assert found.run.options["guide"] == "dis"
+
+
+def test_a_motion_too_wide_for_the_flow_alone_is_led_from_matches():
+    """A turn by 30 degrees: DIS by itself goes astray."""
+    photo = Image(cv2.resize(skimage.data.astronaut(), (360, 360), interpolation=cv2.INTER_AREA))
+    turn = np.vstack([cv2.getRotationMatrix2D((180, 180), 30, 0.9), [0, 0, 1]])
+    turned = Image(cv2.warpPerspective(photo.pixels, turn, (360, 360), flags=cv2.INTER_AREA))
+    middle = np.s_[:, 120:240, 120:240]
+    truth = flow_of(turn, photo.size)[middle]
+
+    def median_error(flow):
+        return np.median(np.linalg.norm(flow[middle] - truth, axis=0))
+
+    guide = module.guide_flows(photo, turned, "dis", device="cpu")
+    assert median_error(guide.forward) < 3
+    assert median_error(flowkit.flow(photo, turned, model="dis", device="cpu").uv) > 6
 
 
 def test_large_images_are_led_by_the_flow_of_smaller_ones(images, monkeypatch):
