@@ -104,6 +104,11 @@ def guide_flows(
     return Guide(choice.model, found.uv, found.backward.uv, dict(found.run.weights), seconds, tuple(notes))
 
 
+def guide_provenance(model: str, radius: float) -> dict[str, object]:
+    """What is said of a guide wherever it led: the options of a pair's run, and of a set's."""
+    return {"guide": model, "guide_init": INIT, "guide_radius": radius}
+
+
 def guided_matches(
     matchers: Sequence[DescriptorMatcher],
     images: tuple[Image, Image],

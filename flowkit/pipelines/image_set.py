@@ -9,7 +9,7 @@ from flowkit.features.guided import RADIUS
 from flowkit.features.matching import DescriptorMatcher, notes_of
 from flowkit.features.registry import descriptor_matchers, matcher
 from flowkit.features.remembered import remember
-from flowkit.pipelines.guide import guide_flows, guided_matches
+from flowkit.pipelines.guide import guide_flows, guide_provenance, guided_matches
 from flowkit.pipelines.match import FeatureChoice, check_guide, chosen_features, in_original_pixels, working_pair
 from flowkit.pipelines.prepare import Resize, load_pair, resolve_device
 from flowkit.types import Features, Image, Matches
@@ -62,7 +62,7 @@ class SetMatcher:
                 remember(each, store)
             self.weights = {name: hash for each in self.led for name, hash in each.weights.items()}
             self.notes = tuple(dict.fromkeys(note for each in self.led for note in notes_of(each)))
-        led_by = {} if guide is None else {"guide": guide, "guide_radius": self.radius}
+        led_by = {} if guide is None else guide_provenance(guide, self.radius)
         self.options = {"features": chosen.names, "max_keypoints": max_keypoints, **led_by}
 
     def match(self, image0: Image, image1: Image) -> Matches:

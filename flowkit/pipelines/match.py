@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flowkit.errors import UsageError
 from flowkit.features.guided import RADIUS
 from flowkit.features.registry import OWN_WEIGHTS, FeatureSet
-from flowkit.pipelines.guide import INIT, guide_flows, guided_matches
+from flowkit.pipelines.guide import guide_flows, guide_provenance, guided_matches
 from flowkit.pipelines.prepare import (
     Resize,
     load_pair,
@@ -117,7 +117,7 @@ def _guided(
     weights = {name: hash for matcher in matchers for name, hash in matcher.weights.items()}
     run = Run(
         "",
-        options={"guide": flows.model, "guide_init": INIT, "guide_radius": radius},
+        options=guide_provenance(flows.model, radius),
         weights=weights | dict(flows.weights),
         seconds={"guide": flows.seconds, "match": time.perf_counter() - ready},
         notes=(*(note for matcher in matchers for note in matcher.notes), *flows.notes),
@@ -154,7 +154,7 @@ def check_guide(guide: str | None, radius: float | None) -> None:
 
 def guide_options(run: Run) -> dict[str, object]:
     """What provenance says of the guide; nothing without one."""
-    return {name: run.options[name] for name in ("guide", "guide_init", "guide_radius") if name in run.options}
+    return {name: value for name, value in run.options.items() if name.startswith("guide")}
 
 
 def chosen_features(features: FeatureChoice | None, weights: Mapping[str, str | Path] | None = None) -> FeatureSet:

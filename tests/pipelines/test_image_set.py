@@ -33,6 +33,7 @@ def test_keypoints_are_the_same_in_every_pair_and_found_once(images, guide, monk
     matcher = SetMatcher(features="sift+xfeat", guide=guide, max_keypoints=300, device="cpu", resize=160)
     m01, m02, m21, m30 = (matcher.match(images[a], images[b]) for a, b in ((0, 1), (0, 2), (2, 1), (3, 0)))
     assert sorted(extracted) == ["0.png", "1.png", "2.png", "3.png"]
+    assert matcher.options.get("guide_init") == (None if guide is None else "none")
     np.testing.assert_array_equal(m01.keypoints0, m02.keypoints0)
     np.testing.assert_array_equal(m01.keypoints1, m21.keypoints1)
     np.testing.assert_array_equal(m02.keypoints1, m21.keypoints0)
