@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flowkit.errors import WeightsError
+from flowkit.models.conversion import tensors_of
 from flowkit.models.raft import NORMAL, RAFT, SMALL
 
 _FROM_TORCHVISION = (
@@ -40,10 +41,7 @@ def convert(state: Mapping[str, Any]) -> dict[str, Tensor]:
     `state` is what the checkpoint holds, bare or as "state_dict" beside other things; the layout and which of the two
     networks it is are told from its names. WeightsError in one line when tensors are missing, left over or misshapen.
     """
-    inner = state.get("state_dict", state.get("model", state))
-    tensors = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
-    if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    tensors = tensors_of(state)
     if any(name.startswith("feature_encoder.") for name in tensors):
         tensors = _from_torchvision(tensors)
     tensors = _without_doubles(tensors)

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from flowkit.geometry.grids import flow_targets, grid_like
+from flowkit.geometry.grids import grid_like
 from flowkit.models.prediction import FlowPrediction
 from flowkit.ops.allpairs import AllPairs
 from flowkit.ops.convex_upsampling import convex_upsample
-from flowkit.ops.local_correlation import local_correlation
+from flowkit.ops.correlation import local_correlation
+from flowkit.ops.warping import warped
 
 DIVISOR = 32
 LEVELS, RADIUS = 4, 3
@@ -227,10 +228,3 @@ class UpdateBlock(nn.Module):
     def mask(self, hidden: Tensor) -> Tensor:
         """Logits of the convex upsampling."""
         return 0.25 * self.to_mask(hidden)
-
-
-def warped(features1: Tensor, flow: Tensor) -> Tensor:
-    """Features of image1 (N, C, h, w) brought onto image0's grid by a flow in cells; bilinear, zero outside."""
-    size = flow.new_tensor([flow.shape[-1], flow.shape[-2]])
-    grid = (2 * flow_targets(flow) + 1) / size - 1
-    return F.grid_sample(features1, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -83,6 +83,21 @@ _RAFT_XFEAT = ModelSpec(
     memory=700,
     init="coarse",
 )
+_LITEFLOWNET = ModelSpec(
+    name="liteflownet",
+    kind="network",
+    target="flowkit.models.liteflownet:liteflownet",
+    divisor=32,
+    iterations=None,
+    weights="liteflownet",
+    paper="Hui, Tang and Loy, LiteFlowNet: A Lightweight Convolutional Neural Network for Optical Flow Estimation, CVPR 2018",
+    licence="Apache-2.0",
+    stride=32,
+    memory=700,
+    convert="flowkit.models.convert_liteflownet:convert",
+    sources="the authors' weights, which others have converted, are for research purposes only",
+)
+_LITEFLOWNET2 = "Hui, Tang and Loy, A Lightweight Optical Flow CNN: Revisiting Data Fidelity and Regularization, TPAMI 2020"
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         spec.name: spec
@@ -119,6 +134,44 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 weights="life",
                 paper=_LIFE,
                 sources="drinkingcoder/LIFE's checkpoint is in RAFT's layout; trained on MegaDepth, code BSD-3-Clause",
+            ),
+            _LITEFLOWNET,
+            replace(
+                _LITEFLOWNET,
+                name="liteflownet2",
+                target="flowkit.models.liteflownet:liteflownet2",
+                weights="liteflownet2",
+                paper=_LITEFLOWNET2,
+            ),
+            replace(
+                _LITEFLOWNET,
+                name="liteflownet2-kitti",
+                target="flowkit.models.liteflownet:liteflownet2_kitti",
+                weights="liteflownet2-kitti",
+                paper=_LITEFLOWNET2,
+            ),
+            replace(
+                _LITEFLOWNET,
+                name="liteflownetx",
+                target="flowkit.models.liteflownet:liteflownetx",
+                weights="liteflownetx",
+                paper=_LITEFLOWNET2,
+                convert=None,
+                sources="",
+            ),
+            ModelSpec(
+                name="pwcnet",
+                kind="network",
+                target="flowkit.models.pwcnet:pwcnet",
+                divisor=64,
+                iterations=None,
+                weights="pwcnet",
+                paper="Sun et al., PWC-Net: CNNs for Optical Flow Using Pyramid, Warping, and Cost Volume, CVPR 2018",
+                licence="Apache-2.0",
+                stride=64,
+                memory=700,
+                convert="flowkit.models.convert_pwcnet:convert",
+                sources="NVlabs' checkpoints are CC BY-NC-SA 4.0",
             ),
             replace(_RAFT_XFEAT, name="life-small", weights="life-small", paper=f"{_LIFE}, in the small"),
         )

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from flowkit.ops.sampled_dot import sampled_dot, triton_kernels
+from flowkit.ops.kernels import triton_kernels
+from flowkit.ops.sampled_dot import sampled_dot
 
 Lookup = Literal["auto", "volume", "ondemand"]
 
@@ -233,7 +234,7 @@ class _VolumeLookup(torch.autograd.Function):
         ctx.save_for_backward(points)
         ctx.arguments = store, sizes, radius
         points = points.flatten(0, 1)
-        if (kernels := triton_kernels(points)) is not None:
+        if (kernels := triton_kernels("allpairs", points)) is not None:
             return kernels.lookup(store.volume.flatten(0, 1), points, sizes, radius)
         side, cells = 2 * radius + 2, store.volume.shape[-1]
         found = points.new_empty(len(points), len(sizes), side - 1, side - 1)
@@ -255,7 +256,7 @@ class _VolumeLookup(torch.autograd.Function):
         store, sizes, radius = ctx.arguments
         points = ctx.saved_tensors[0].flatten(0, 1)
         gathered = store.gathered().flatten(0, 1)
-        if (kernels := triton_kernels(points)) is not None:
+        if (kernels := triton_kernels("allpairs", points)) is not None:
             kernels.add_gradient(gathered, gradient, points, sizes, radius)
             return gradient.new_zeros(()), None, None, None, None
         for part in _chunks(len(points)):

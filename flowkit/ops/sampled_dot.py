@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from flowkit.ops.kernels import triton_kernels
+
 _GATHERED = 2**22
 """Numbers gathered at a time where nothing better is at hand."""
-
-
-def triton_kernels(tensor: Tensor) -> ModuleType | None:
-    """`allpairs_triton` for CUDA tensors where triton is installed, else None."""
-    return _triton_kernels() if tensor.is_cuda else None
-
-
-@cache
-def _triton_kernels() -> ModuleType | None:
-    try:
-        return import_module("flowkit.ops.allpairs_triton")
-    except ImportError:
-        return None
 
 
 def sampled_dot(rows0: Tensor, rows1: Tensor, index: Tensor) -> Tensor:
@@ -44,7 +30,7 @@ class _SampledDot(torch.autograd.Function):
         ctx.save_for_backward(rows0, rows1, index)
         if rows0.device.type == "cpu":
             return _sparse(rows0, rows1, index)
-        kernels = triton_kernels(rows0)
+        kernels = triton_kernels("allpairs", rows0)
         return _gathering(rows0, rows1, index) if kernels is None else kernels.sampled_dot(rows0, rows1, index)
 
     @staticmethod

@@ -63,7 +63,7 @@ class Answer:
 def load_model(name: str, weights: str | Path | None = None, *, device: str = "auto") -> torch.nn.Module:
     """The network of that name with its own weights, or those of a file in flowkit's layout, in eval mode on the device.
 
-    It takes `network(image0, image1, iterations=12)`, images (B, 3, H, W) in [0, 1] with sides divisible by the model's
+    It takes `network(image0, image1)` (RAFT's kin also `iterations=12`), images (B, 3, H, W) in [0, 1] with sides divisible by the model's
     divisor, and gives a FlowPrediction. For pictures of any size: `flowkit.flow(a, b, model=name)`. Raises UsageError,
     WeightsError.
     """
@@ -94,14 +94,16 @@ def network_flow(
     side, reason = tile_side(size, spec, settings.tile, run.network.device)
     forward = run.flow(pixels0, pixels1, initial[0], side)
     backward = run.flow(pixels1, pixels0, initial[1], side) if bidirectional else None
-    options = {"iterations": run.iterations, "precision": run.precision, "tile": side}
+    options = {**run.options, "precision": run.precision, "tile": side}
     notes = (*run.notes, *([reason] if reason else []))
     return Answer(forward, backward, options, run.network.weights, run.network.device, notes)
 
 
 def check_settings(spec: ModelSpec, settings: Settings) -> None:
     """UsageError for what no network can do; nothing is loaded."""
-    if settings.iterations is not None and (spec.iterations is None or settings.iterations < 1):
+    if settings.iterations is not None and spec.iterations is None:
+        raise UsageError(f"--iters {settings.iterations}: {spec.name!r} has no iterations; leave the option out")
+    if settings.iterations is not None and settings.iterations < 1:
         raise UsageError(f"--iters {settings.iterations}: {spec.name!r} takes a number from 1 up")
     if settings.precision not in PRECISIONS:
         raise UsageError(f"--precision {settings.precision}: unknown; use one of {', '.join(PRECISIONS)}")
@@ -114,7 +116,8 @@ class Runner:
     """A loaded network with how it is run."""
 
     network: LoadedNetwork
-    iterations: int
+    iterations: int | None
+    """Update iterations; None for a network that has no such thing."""
     precision: str
     coarse: bool = False
     notes: list[str] = field(default_factory=list)
@@ -126,7 +129,12 @@ class Runner:
 
         precision = resolve_precision(settings.precision, device)
         network = load_network(spec.name, settings.weights, device)
-        return cls(network, settings.iterations or spec.iterations or 1, precision, coarse)
+        return cls(network, settings.iterations or spec.iterations, precision, coarse)
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What is said to the network beside the pictures."""
+        return {} if self.iterations is None else {"iterations": self.iterations}
 
     def flow(
         self, pixels0: np.ndarray, pixels1: np.ndarray, initial: np.ndarray | None = None, side: int | None = None
@@ -194,7 +202,7 @@ class Runner:
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
         kind = torch.device(self.network.device).type
         with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
-            prediction = self.network.module(image0, image1, iterations=self.iterations, initial=initial)
+            prediction = self.network.module(image0, image1, initial=initial, **self.options)
         flow: torch.Tensor = prediction.flow.float()
         return flow
 

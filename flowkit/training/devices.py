@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def make_fabric(device: str) -> Fabric:
+def make_fabric(device: str, partial: bool = False) -> Fabric:
     """A fabric on "cpu", "cuda", "cuda:N" or "mps". Under torchrun each process takes the device of its rank.
+
+    `partial`: some steps use only a part of the network, which several processes have to be told.
 
     Precision is not the fabric's affair: it would round the images to bf16 before the network sees them.
     """
@@ -25,7 +27,8 @@ def make_fabric(device: str) -> Fabric:
     if "LOCAL_WORLD_SIZE" in os.environ:
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
-        strategy = "ddp" if devices * nodes > 1 else "auto"
+        ddp = "ddp_find_unused_parameters_true" if partial else "ddp"
+        strategy = ddp if devices * nodes > 1 else "auto"
     fabric = Fabric(accelerator=kind, devices=devices, num_nodes=nodes, strategy=strategy, precision="32-true")
     fabric.launch()
     if kind == "cuda":

@@ -110,7 +110,7 @@ def train(recipe: Recipe, material: Material, plan: Plan, listener: Listener | N
 class _Run:
     def __init__(self, recipe: Recipe, material: Material, plan: Plan, listener: Listener | None) -> None:
         self.recipe, self.plan, self.listener = recipe, plan, listener
-        self.fabric: Fabric = make_fabric(plan.device)
+        self.fabric: Fabric = make_fabric(plan.device, partial=any(stage.until for stage in recipe.stages))
         self.device = self.fabric.device
         self.stages = [recipe.at_stage(index) for index in range(max(1, len(recipe.stages)))]
         torch.manual_seed(recipe.seed)
@@ -174,6 +174,7 @@ class _Run:
         for turn, number in enumerate(self._numbers(step)[self.fabric.global_rank :: self.fabric.world_size]):
             with meter.waiting():
                 stage, batch = next(batches)
+            self._enter(stage)
             torch.manual_seed(recipe.batch_seed(-1 - number))  # dropout and the like resume exactly, too
             last = turn == recipe.accumulate - 1
             with self._unsynchronised(model, not last):
@@ -187,6 +188,13 @@ class _Run:
         optimiser.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.state.update_average()
+
+    def _enter(self, stage: int) -> None:
+        """Before the first step of a stage, which an interrupted run may have taken already."""
+        while self.progress.stage < stage:
+            self.progress.stage += 1
+            if self.recipe.enter(self.state.network, self.progress.stage):
+                self.state.restart_average()
 
     def _terms(self, model: nn.Module, batch: PairBatch, recipe: Recipe) -> dict[str, Tensor]:
         with recipe.autocast(self.device):

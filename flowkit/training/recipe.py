@@ -46,6 +46,12 @@ class Stage:
     """Longest motion that the engine makes, in pixels."""
     iterations: int | None = None
     """Update iterations of the network."""
+    until: str | None = None
+    """The last unit of the network that runs, for networks that are trained level by level (such as "S6")."""
+    learning_rate: float | None = None
+    """Peak learning rate; given, the schedule runs anew from the beginning of the stage to its end."""
+    milestones: tuple[float, ...] | None = None
+    """Fractions of the stage after which its rate falls (multistep)."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Recipe:
     """Batches whose gradients are averaged into one step."""
     iterations: int | None = 12
     """Update iterations of the network; none for networks that have no such thing."""
+    until: str | None = None
+    """The last unit of the network that runs; none: all of them. Stages say it (see `Stage.until`)."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the network's forward."""
     stages: tuple[Stage, ...] = ()
@@ -195,17 +203,31 @@ class Recipe:
             size=stage.size or self.size,
             batch=stage.batch or self.batch,
             iterations=stage.iterations or self.iterations,
+            until=stage.until or self.until,
             engine=engine,
             stages=(),
         )
 
     def rate(self, fraction: float) -> float:
         """The learning rate at that fraction of the run."""
+        peak, milestones = self.learning_rate, self.milestones
+        if self.stages:
+            index = self.stage_at(fraction)
+            stage = self.stages[index]
+            if stage.learning_rate is not None:
+                begin, end = self.span(index)
+                peak, fraction = stage.learning_rate, (fraction - begin) / (end - begin)
+            milestones = milestones if stage.milestones is None else stage.milestones
         if self.schedule == "onecycle":
-            return self.learning_rate * one_cycle(fraction, self.warmup)
+            return peak * one_cycle(fraction, self.warmup)
         if self.schedule == "multistep":
-            return self.learning_rate * multistep(fraction, self.milestones, self.milestone_factor)
-        return self.learning_rate
+            return peak * multistep(fraction, milestones, self.milestone_factor)
+        return peak
+
+    def span(self, index: int) -> tuple[float, float]:
+        """The fractions of the run at which that stage begins and ends."""
+        shares = [stage.share for stage in self.stages]
+        return sum(shares[:index]) / sum(shares), sum(shares[: index + 1]) / sum(shares)
 
     # --- what depends on the network and its pairs -------------------------------------------------------------------
 
@@ -217,6 +239,10 @@ class Recipe:
 
     def begin(self, network: torch.nn.Module) -> None:
         """What a run starts from that neither resumes nor is given weights; the network as it is, unless a recipe says more."""
+
+    def enter(self, network: torch.nn.Module, stage: int) -> bool:
+        """What a stage after the first one begins with; whether weights were changed, so that their average starts anew."""
+        return False
 
     def engine_source(self, photos: PhotoStore) -> Source:
         """The engine over these photos; of a recipe without stages (see `at_stage`)."""

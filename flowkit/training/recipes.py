@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from flowkit.errors import UsageError
 from flowkit.training.life import LIFE_RECIPE, LIFE_SMALL
+from flowkit.training.pyramid import PYRAMID_RECIPES
 from flowkit.training.raft_xfeat import RAFT_XFEAT
 from flowkit.training.recipe import Recipe, Stage
 
@@ -51,6 +52,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "raft-xfeat": RAFT_XFEAT,
         "life": LIFE_RECIPE,
         "life-small": LIFE_SMALL,
+        **PYRAMID_RECIPES,
         **_PUBLIC,
     }
 )

@@ -26,6 +26,8 @@ class Progress:
     elapsed: float = 0.0
     """Seconds of training, those before an interruption included."""
     best: float | None = None
+    stage: int = 0
+    """The stage of the last step."""
 
 
 class State:
@@ -76,7 +78,7 @@ class State:
             found = {key: moments[f"{key}/{name}"] for key in keys if f"{key}/{name}" in moments}
             if found and parameter.requires_grad:
                 self.optimiser.state[parameter] = {key: _like(parameter, value) for key, value in found.items()}
-        self.progress = Progress(**{name: checkpoint.facts[name] for name in vars(Progress())})
+        self.progress = Progress(**{name: checkpoint.facts.get(name, value) for name, value in vars(Progress()).items()})
 
 
 def make_optimiser(recipe: Recipe, network: nn.Module, device: torch.device) -> torch.optim.AdamW:

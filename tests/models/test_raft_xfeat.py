@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from flowkit.io.weights import load_checkpoint
-from flowkit.models.raft_xfeat import RaftXFeat, raft_xfeat, warped
+from flowkit.models.raft_xfeat import RaftXFeat, raft_xfeat
+from flowkit.ops.warping import warped
 
 
 @pytest.fixture(scope="module")

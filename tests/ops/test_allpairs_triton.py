@@ -36,7 +36,7 @@ def by(f0: torch.Tensor, f1: torch.Tensor, points: torch.Tensor, lookup: str) ->
 def test_kernels_are_the_torch_code(monkeypatch, lookup, size1):
     arguments = problem(size1)
     expected = by(*arguments, lookup)
-    monkeypatch.setattr(allpairs, "triton_kernels", lambda _: kernels)
+    monkeypatch.setattr(allpairs, "triton_kernels", lambda *_: kernels)
     monkeypatch.setattr(sampled_dot, "_sparse", kernels.sampled_dot)
     for one, other in zip(by(*arguments, lookup), expected, strict=True):
         torch.testing.assert_close(one, other)

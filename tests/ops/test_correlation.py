@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from flowkit.ops.local_correlation import BLOCK, local_correlation
+from flowkit.ops.correlation import BLOCK, local_correlation
 
 
 def defined(features0: torch.Tensor, features1: torch.Tensor, radius: int) -> torch.Tensor:

@@ -1,0 +1,201 @@
+"""PWC-Net (Sun, Yang, Liu, Kautz: PWC-Net: CNNs for Optical Flow Using Pyramid, Warping, and Cost Volume, CVPR 2018).
+
+A pyramid of features of either image; at every level from 6 to 2 the features of image1 are warped by the flow so far, a
+cost volume compares them with image0's, and a densely connected decoder gives the flow; a context network of dilated
+convolutions refines the last one. Inside, flow is in units of 20 pixels of the input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from flowkit.models.prediction import FlowPrediction
+from flowkit.ops.correlation import local_correlation
+from flowkit.ops.warping import warped_inside
+
+UNIT = 20.0
+"""Pixels of the input per unit of regressed flow."""
+RADIUS = 4
+COARSEST, FINEST = 6, 2
+DIVISOR = 2**COARSEST
+DECODER = (128, 128, 96, 64, 32)
+"""Channels that the decoder's convolutions add, one after the other."""
+CONTEXT = ((128, 1), (128, 2), (128, 4), (96, 8), (64, 16), (32, 1))
+"""(channels, dilation) of the context network's hidden convolutions."""
+
+
+@dataclass(frozen=True)
+class PWCNetConfig:
+    """What distinguishes the published model from the paper's."""
+
+    features: tuple[int, ...] = (16, 32, 64, 96, 128, 196)
+    """Channels of the pyramid, levels 1 to 6."""
+    convolutions: int = 3
+    """Convolutions per level of the pyramid: 3 as published, 2 in the paper."""
+
+
+PWCNET = PWCNetConfig()
+PWCNET_PAPER = PWCNetConfig(convolutions=2)
+
+
+class PWCNet(nn.Module):
+    """Images (B, 3, H, W), RGB in [0, 1], H and W divisible by 64, to a flow in pixels."""
+
+    divisor = DIVISOR
+
+    def __init__(self, config: PWCNetConfig = PWCNET) -> None:
+        super().__init__()
+        self.config = config
+        self.pyramid = FeaturePyramid(config)
+        costs = (2 * RADIUS + 1) ** 2
+        levels = {level: costs + (config.features[level - 1] + 4 if level < COARSEST else 0) for level in LEVELS}
+        self.decoders = nn.ModuleDict({str(level): Decoder(inputs, level > FINEST) for level, inputs in levels.items()})
+        self.context = ContextNetwork(levels[FINEST] + sum(DECODER))
+
+    def forward(
+        self, image0: Tensor, image1: Tensor, *, initial: Tensor | None = None, through_warps: bool = True
+    ) -> FlowPrediction:
+        """The flow image0 -> image1.
+
+        `initial` (B, 2, H/64, W/64), in cells of 64 pixels, is what the coarsest level starts from: its answer is then added
+        to it. In training mode `iterates` are the flows of all levels at their own strides, and the last one enlarged.
+        Without `through_warps` no gradient reaches a flow through the warp that it makes. ValueError when sizes do not fit.
+        """
+        self._check(image0, image1, initial)
+        features0, features1 = self.pyramid(torch.cat([image0, image1]))
+        flow = up_flow = up_features = None
+        if initial is not None:
+            flow = initial.float() * (DIVISOR / UNIT)
+        flows, strides = [], []
+        for level in LEVELS:
+            cells0, cells1 = features0[level - 1], features1[level - 1]
+            guess = flow if level == COARSEST else up_flow
+            if guess is not None:
+                guess = guess if through_warps else guess.detach()
+                cells1 = warped_inside(cells1, guess * (UNIT / 2**level))
+            costs = F.leaky_relu(local_correlation(cells0, cells1, RADIUS), 0.1)
+            inputs = [costs] if up_flow is None else [costs, cells0, up_flow.to(costs.dtype), up_features]
+            decoder = self.decoders[str(level)]
+            found, hidden = decoder(torch.cat([part for part in inputs if part is not None], 1))
+            flow = found if flow is None or level < COARSEST else flow + found
+            if level == FINEST:
+                flow = flow + self.context(hidden)
+            else:
+                up_flow, up_features = decoder.up_flow(flow).float(), decoder.up_features(hidden)
+            flows.append(flow)
+            strides.append(2**level)
+        assert flow is not None
+        coarse = flow * (UNIT / strides[-1])
+        flow = UNIT * F.interpolate(flow, scale_factor=float(strides[-1]), mode="bilinear", align_corners=False)
+        if not self.training:
+            return FlowPrediction(flow=flow, iterates=[flow], strides=[1], coarse=coarse)
+        return FlowPrediction(flow=flow, iterates=[*(UNIT * f for f in flows), flow], strides=[*strides, 1], coarse=coarse)
+
+    def _check(self, image0: Tensor, image1: Tensor, initial: Tensor | None) -> None:
+        batch, channels, height, width = image0.shape
+        if channels != 3 or image1.shape != image0.shape or height % DIVISOR or width % DIVISOR or not height * width:
+            raise ValueError(
+                f"images must both be (B, 3, H, W), H and W divisible by {DIVISOR}: {tuple(image0.shape)}, {tuple(image1.shape)}"
+            )
+        cells = batch, 2, height // DIVISOR, width // DIVISOR
+        if initial is not None and initial.shape != cells:
+            raise ValueError(f"initial must be {cells}, in cells of {DIVISOR} pixels, got {tuple(initial.shape)}")
+
+
+LEVELS = range(COARSEST, FINEST - 1, -1)
+
+
+class FeaturePyramid(nn.Module):
+    """Images (N, 3, H, W) to features of levels 1 to 6, level l at 1/2^l."""
+
+    def __init__(self, config: PWCNetConfig) -> None:
+        super().__init__()
+        levels, before = [], 3
+        for width in config.features:
+            layers = [conv(before, width, stride=2)] + [conv(width, width) for _ in range(config.convolutions - 1)]
+            levels.append(nn.Sequential(*(module for layer in layers for module in (layer, activation()))))
+            before = width
+        self.levels = nn.ModuleList(levels)
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Of both halves of a batch: the features by level."""
+        halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for level in self.levels:
+            images = level(images)
+            for half, features in zip(halves, images.chunk(2), strict=True):
+                half.append(features)
+        return halves
+
+
+class Decoder(nn.Module):
+    """Costs (and features, flow and what the level before has passed on) to a flow; every convolution sees all before it."""
+
+    def __init__(self, inputs: int, passes_on: bool) -> None:
+        super().__init__()
+        layers = []
+        for width in DECODER:
+            layers.append(nn.Sequential(conv(inputs, width), activation()))
+            inputs += width
+        self.layers = nn.ModuleList(layers)
+        self.flow = conv(inputs, 2)
+        if passes_on:
+            self.up_flow, self.up_features = deconv(2, 2), deconv(inputs, 2)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The flow (B, 2, h, w) and everything it was made of, the newest in front."""
+        for layer in self.layers:
+            inputs = torch.cat([layer(inputs), inputs], 1)
+        return self.flow(inputs).float(), inputs
+
+
+class ContextNetwork(nn.Module):
+    """Dilated convolutions over the last decoder's features: what is to be added to its flow."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width, dilation in CONTEXT:
+            layers += [conv(inputs, width, dilation=dilation), activation()]
+            inputs = width
+        self.layers = nn.Sequential(*layers)
+        self.flow = conv(inputs, 2)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, 2, h, w)."""
+        change: Tensor = self.flow(self.layers(hidden)).float()
+        return change
+
+
+def conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution with "same" padding, initialised by He et al. (2015), bias 0."""
+    layer = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation)
+    nn.init.kaiming_normal_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def deconv(inputs: int, outputs: int) -> nn.ConvTranspose2d:
+    """A learned enlargement to twice the size."""
+    layer = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+    nn.init.kaiming_normal_(layer.weight)
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+def activation() -> nn.LeakyReLU:
+    """What follows every convolution that does not give a flow."""
+    return nn.LeakyReLU(0.1, inplace=True)
+
+
+def pwcnet() -> PWCNet:
+    """The published PWC-Net, 9.37 M parameters."""
+    return PWCNet(PWCNET)
+
+
+def pwcnet_paper() -> PWCNet:
+    """The paper's, 8.75 M parameters."""
+    return PWCNet(PWCNET_PAPER)

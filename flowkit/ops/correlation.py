@@ -1,0 +1,169 @@
+"""Local correlation of two feature maps: every cell of one with the cells around its own place in the other (cost volumes).
+
+Sun et al., PWC-Net, CVPR 2018; Hui et al., LiteFlowNet2, eq. 2.
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from flowkit.ops.kernels import triton_kernels
+
+BLOCK = 32
+"""Cells of a row that are multiplied at once: short enough that little beyond the band is computed, long enough for GEMM."""
+
+
+def local_correlation(
+    features0: Tensor,
+    features1: Tensor,
+    radius: int,
+    *,
+    input_stride: int = 1,
+    output_stride: int = 1,
+    displacement_stride: int = 1,
+) -> Tensor:
+    """(B, (2r+1)^2, H', W'): mean over channels of f0(p) f1(p + d), zero where p + d is outside; row-major in d = (dy, dx).
+
+    Both maps are (B, C, H, W), any float type. `input_stride` s reads every s-th cell of both, from the first on, as if they
+    had been given so; `output_stride` o answers for every o-th of those cells, H' = ceil(H / (s o)); `displacement_stride` k
+    takes displacements d of -r k, -(r-1) k ... r k cells. LiteFlowNet's sparse cost volume is o = k = 2. Differentiable once.
+    ValueError when shapes or strides do not fit. `correlation_reference` says the same plainly.
+
+    On the CPU row by row as banded matrix products, which is what it is fastest at: a block of n cells times the n + 2r cells
+    that any of them can reach, of which the band of width 2r + 1 is kept. On CUDA a Triton kernel, where triton is installed.
+    """
+    _check(features0, features1, radius, (input_stride, output_stride, displacement_stride))
+    common = gcd(output_stride, displacement_stride)  # cells between its multiples are never touched
+    step = input_stride * common
+    if step > 1:
+        features0, features1 = features0[..., ::step, ::step], features1[..., ::step, ::step]
+    output_stride, displacement_stride = output_stride // common, displacement_stride // common
+    if (kernels := triton_kernels("correlation", features0)) is not None:
+        return _Kernels.apply(kernels, features0, features1, radius, output_stride, displacement_stride)
+    if displacement_stride > 1:
+        volume = _in_phases(features0, features1, radius, displacement_stride)
+    else:
+        volume = _banded(features0, features1, radius)
+    return volume if output_stride == 1 else volume[..., ::output_stride, ::output_stride]
+
+
+def correlation_reference(
+    features0: Tensor,
+    features1: Tensor,
+    radius: int,
+    *,
+    input_stride: int = 1,
+    output_stride: int = 1,
+    displacement_stride: int = 1,
+) -> Tensor:
+    """What `local_correlation` gives, by its definition: shift, multiply, take the mean."""
+    features0, features1 = (f[..., ::input_stride, ::input_stride] for f in (features0, features1))
+    height, width = features0.shape[-2:]
+    reach = radius * displacement_stride
+    around = F.pad(features1, (reach, reach, reach, reach))
+    shifts = [shift * displacement_stride for shift in range(2 * radius + 1)]
+    costs = [(features0 * around[..., y : y + height, x : x + width]).mean(1) for y in shifts for x in shifts]
+    return torch.stack(costs, 1)[..., ::output_stride, ::output_stride]
+
+
+def _check(features0: Tensor, features1: Tensor, radius: int, strides: tuple[int, int, int]) -> None:
+    if features0.ndim != 4 or features0.shape != features1.shape:
+        raise ValueError(
+            f"features must be (B, C, H, W) of one shape, got {tuple(features0.shape)}, {tuple(features1.shape)}"
+        )
+    if radius < 0 or min(strides) < 1:
+        raise ValueError(f"the radius must not be negative and strides at least 1, got {radius} and {strides}")
+
+
+def _in_phases(features0: Tensor, features1: Tensor, radius: int, stride: int) -> Tensor:
+    """Displacements `stride` cells apart join cells of one phase only: each phase is a dense correlation of its own."""
+    batch, _, height, width = features0.shape
+    volume = features0.new_empty(batch, (2 * radius + 1) ** 2, height, width)
+    phases = []
+    for y in range(min(stride, height)):
+        for x in range(min(stride, width)):
+            phase = (..., slice(y, None, stride), slice(x, None, stride))
+            phases.append((phase, _banded(features0[phase], features1[phase], radius)))
+    for phase, part in phases:
+        volume[phase] = part
+    return volume
+
+
+def _banded(features0: Tensor, features1: Tensor, radius: int) -> Tensor:
+    """(B, (2r+1)^2, H, W): the dense correlation, all strides 1; as the features, channels_last or not."""
+    batch, channels, height, width = features0.shape
+    window = 2 * radius + 1
+    blocks = -(-width // BLOCK)
+    spare = blocks * BLOCK - width
+    rows0 = F.pad(features0.permute(2, 0, 3, 1), (0, 0, 0, spare))  # H first: a shift in y is a plain slice
+    rows0 = rows0.reshape(height, batch * blocks, BLOCK, channels)
+    rows1 = F.pad(features1.permute(2, 0, 3, 1), (0, 0, radius, radius + spare, 0, 0, radius, radius))
+    reach = rows1.unfold(2, BLOCK + 2 * radius, BLOCK).transpose(-1, -2).contiguous()
+    reach = reach.view(height + 2 * radius, batch * blocks, BLOCK + 2 * radius, channels)
+    volume = _Bands.apply(rows0, reach, window)
+    volume = volume.view(height, batch, blocks * BLOCK, window * window)[:, :, :width].permute(1, 3, 0, 2)
+    lasting = features0.is_contiguous(memory_format=torch.channels_last)  # convolutions take it as it comes
+    return volume.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
+
+
+class _Kernels(torch.autograd.Function):
+    """The Triton kernels of `correlation_triton`; strides are coprime here."""
+
+    @staticmethod
+    def forward(
+        context: Any, kernels: ModuleType, features0: Tensor, features1: Tensor, radius: int, output: int, displacement: int
+    ) -> Tensor:
+        context.save_for_backward(features0, features1)
+        context.arguments = kernels, radius, output, displacement
+        volume: Tensor = kernels.correlation(features0, features1, radius, output, displacement)
+        return volume
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None, None, None]:
+        kernels, *arguments = context.arguments
+        gradients = kernels.correlation_gradients(gradient, *context.saved_tensors, *arguments)
+        return None, *gradients, None, None, None
+
+
+class _Bands(torch.autograd.Function):
+    """(H, N, n, window, window) from rows (H, N, n, C) and what they reach (H + 2r, N, n + 2r, C): all shifts in y and x."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, reach: Tensor, window: int) -> Tensor:
+        context.save_for_backward(rows, reach)
+        context.window = window
+        height, count, length, channels = rows.shape
+        volume = rows.new_empty(height, count, length, window, window)
+        # the mean is taken of the smaller side; it is exact for numbers of channels that are powers of two
+        scaled = (rows / channels).flatten(0, 1)
+        for dy in range(window):
+            products = torch.bmm(scaled, reach[dy : dy + height].flatten(0, 1).mT)
+            volume[..., dy, :] = _band(products, window).unflatten(0, (height, count))
+        return volume
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, reach = context.saved_tensors
+        height, count, length, channels = rows.shape
+        flat = rows.flatten(0, 1)
+        exact = torch.promote_types(rows.dtype, torch.float32)  # many sums in half precision would add up their rounding
+        to_rows, to_reach = torch.zeros_like(flat, dtype=exact), torch.zeros_like(reach, dtype=exact)
+        products = rows.new_zeros(height * count, length, reach.shape[2])
+        for dy in range(context.window):
+            _band(products, context.window).copy_(gradients[0][..., dy, :].flatten(0, 1))
+            to_rows += torch.bmm(products, reach[dy : dy + height].flatten(0, 1))
+            to_reach[dy : dy + height] += torch.bmm(products.mT, flat).unflatten(0, (height, count))
+        return (to_rows / channels).view_as(rows).to(rows.dtype), (to_reach / channels).to(reach.dtype), None
+
+
+def _band(products: Tensor, window: int) -> Tensor:
+    """(N, n, window), a view: entries (i, i + j), j < window, of contiguous products (N, n, n + window - 1)."""
+    count, rows, columns = products.shape
+    return products.as_strided((count, rows, window), (rows * columns, columns + 1, 1))

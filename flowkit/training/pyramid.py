@@ -1,0 +1,166 @@
+"""Recipes of the networks that go down a pyramid, LiteFlowNet's family and PWC-Net: multi-scale loss, level by level."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from flowkit.losses.multiscale import Penalty, multiscale_loss
+from flowkit.losses.sequence import flow_metrics
+from flowkit.models.liteflownet import LiteFlowNet
+from flowkit.synth.engine import EngineSettings
+from flowkit.training.recipe import Recipe, Stage
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from flowkit.batch import PairBatch
+    from flowkit.models.prediction import FlowPrediction
+
+log = logging.getLogger(__name__)
+
+Weights = tuple[tuple[int, float], ...]
+"""(stride, weight of the flows at that stride)."""
+
+
+@dataclass(frozen=True)
+class PyramidRecipe(Recipe):
+    """What FlowNet2, PWC-Net and LiteFlowNet share: sums over cells, a weight for each level, errors in units of 20 pixels.
+
+    A stage with `until` trains the network down to that unit alone; what a stage adds to the one before begins as the same
+    unit of the next coarser level, as far as shapes agree.
+    """
+
+    weights: Weights = ()
+    """Weight of each level's flows, by stride."""
+    penalty: Penalty = "l2"
+    """l2 for the first training; charbonnier, (d^2 + epsilon)^q, for fine-tuning on real data."""
+    epsilon: float = 0.01
+    """What keeps the slope at zero finite, in squared units of 20 pixels."""
+    q: float = 0.4
+    """The exponent of charbonnier."""
+
+    def predict(self, network: nn.Module, image0: Tensor, image1: Tensor) -> FlowPrediction:
+        """The flows of all units, as far down as this stage trains."""
+        until = {} if self.until is None else {"until": self.until}
+        prediction: FlowPrediction = network(image0, image1, **self.options, **until)
+        return prediction
+
+    def loss(self, prediction: FlowPrediction, batch: PairBatch) -> dict[str, Tensor]:
+        """The multi-scale loss; see `Recipe.loss`."""
+        loss = multiscale_loss(
+            prediction.iterates,
+            prediction.strides,
+            batch,
+            weights=dict(self.weights),
+            penalty=self.penalty,
+            epsilon=self.epsilon,
+            q=self.q,
+            max_flow=self.max_flow,
+            occluded=self.occluded,
+        )
+        return {"loss": loss, **flow_metrics(prediction.flow, batch, self.max_flow)}
+
+    def enter(self, network: nn.Module, stage: int) -> bool:
+        """Let the units that this stage adds begin as those of the next coarser level (section 6.1)."""
+        if not isinstance(network, LiteFlowNet):
+            return False
+        steps = network.config.steps
+        before, now = (self.stages[index].until or steps[-1] for index in (stage - 1, stage))
+        added = steps[steps.index(before) + 1 : steps.index(now) + 1]
+        for step in added:
+            copied, kept = network.inherit(step)
+            log.info("%s begins with %d tensors of the coarser level and %d of its own", step, copied, kept)
+        return bool(added)
+
+
+LITEFLOWNET_WEIGHTS: Weights = ((32, 0.32), (16, 0.08), (8, 0.02), (4, 0.01), (2, 0.005))
+PWCNET_WEIGHTS: Weights = ((64, 0.32), (32, 0.08), (16, 0.02), (8, 0.01), (4, 0.005))
+_HALVINGS = (0.6, 0.8)
+"""A stage of 200 000 steps halves its rate after 120 000 and 160 000 ..."""
+_LONG_HALVINGS = (0.4, 0.5333, 0.6667, 0.8)
+"""... and one of 300 000 also after 200 000 and 240 000."""
+
+
+def level_by_level(finest: int, rates: Mapping[int, float]) -> tuple[Stage, ...]:
+    """Section 6.1's stages: M6:S6 and R6 for 300 000 steps each, then M:S and R of every level, 200 000 each, the last 300 000.
+
+    Shares are proportional to those lengths, so that the schedule may be run in a shorter time. `rates` are the learning
+    rates by level.
+    """
+    stages = []
+    for level in range(6, finest - 1, -1):
+        for unit in "SR":
+            long = level == 6 or (level == finest and unit == "R")
+            stages.append(
+                Stage(
+                    share=300.0 if long else 200.0,
+                    until=f"{unit}{level}",
+                    learning_rate=rates[level],
+                    milestones=_LONG_HALVINGS if long else _HALVINGS,
+                )
+            )
+    return tuple(stages)
+
+_COMMON = PyramidRecipe(
+    model="liteflownet",
+    size=(320, 448),
+    batch=8,
+    iterations=None,
+    validation_iterations=None,
+    weights=LITEFLOWNET_WEIGHTS,
+    stages=level_by_level(2, {6: 1e-4, 5: 1e-4, 4: 1e-4, 3: 5e-5, 2: 4e-5}),
+    schedule="multistep",
+    learning_rate=1e-4,
+    weight_decay=4e-4,
+    clip=0.0,
+    steps=2_300_000,
+)
+LITEFLOWNET = _COMMON
+LITEFLOWNET2 = replace(
+    _COMMON,
+    model="liteflownet2",
+    weights=(*LITEFLOWNET_WEIGHTS[:-1], (1, 6.25e-4)),
+    stages=level_by_level(3, {6: 1e-4, 5: 1e-4, 4: 1e-4, 3: 6e-5}),
+    steps=1_900_000,
+)
+LITEFLOWNETX = replace(
+    _COMMON,
+    model="liteflownetx",
+    batch=8,
+    stages=(
+        Stage(share=0.02, until="S6", size=(192, 256), max_displacement=40),
+        Stage(share=0.02, until="R6", size=(192, 256), max_displacement=40),
+        Stage(share=0.05, until="R5", size=(192, 256), max_displacement=40),
+        Stage(share=0.10, until="R4", size=(192, 256), max_displacement=40),
+        Stage(share=0.15, until="R3", size=(192, 256), max_displacement=40),
+        Stage(share=0.30, size=(192, 256), max_displacement=40),
+        Stage(share=0.36, size=(256, 384), batch=4, max_displacement=100),
+    ),
+    weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)),
+    epsilon=1e-4,
+    options={"through_warps": False},
+    schedule="onecycle",
+    learning_rate=1e-3,
+    clip=1.0,
+    engine=EngineSettings(both_ways=True),
+    steps=20_000,
+    checkpoint_every=250,
+    validate_every=500,
+)
+PWCNET = replace(
+    _COMMON,
+    model="pwcnet",
+    size=(384, 448),
+    weights=PWCNET_WEIGHTS,
+    stages=(),
+    milestones=(1 / 3, 0.5, 2 / 3, 5 / 6),
+    steps=1_200_000,
+)
+
+PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
+    {recipe.model: recipe for recipe in (LITEFLOWNET, LITEFLOWNET2, LITEFLOWNETX, PWCNET)}
+)
