@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from flowkit.errors import UsageError
 from flowkit.losses.sequence import flow_metrics, sequence_loss
 from flowkit.synth.engine import Engine, EngineSettings
-from flowkit.training.augment import PublicPairs, mixture, public_batches
+from flowkit.training.public_pairs import PublicPairs, mixture, public_batches
 from flowkit.training.schedule import multistep, one_cycle
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from flowkit.datasets.samples import FlowSample
 from flowkit.datasets.training_sets import SETS, PairArrays, TrainingSet
 from flowkit.errors import UsageError
 from flowkit.io.flow_files import write_flow
-from flowkit.training.augment import DENSE, STAGES, PublicPairs, augment, collate, mixture, public_batches
+from flowkit.training.augment import DENSE, augment
+from flowkit.training.public_pairs import STAGES, PublicPairs, collate, mixture, public_batches
 
 
 def test_stages_are_rafts():
