@@ -18,6 +18,7 @@ import torch
 from flowkit.batch import PairBatch
 from flowkit.datasets.training_sets import SETS, PairArrays, TrainingSet, load, read_training_set
 from flowkit.errors import InputError, UsageError
+from flowkit.training import flownet2_augmentation as flownet2
 from flowkit.training.augment import DENSE, SPARSE
 from flowkit.types import Size
 
@@ -47,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class PublicSettings:
-    """What public data sets are trained on, and the crop (height, width) and batch size that RAFT takes with them."""
+    """What public data sets are trained on, and the crop (height, width) and batch size that the papers take with them."""
 
     parts: tuple[Part, ...]
     crop: Size
@@ -85,13 +86,26 @@ STAGES = {
 }
 """RAFT's stages: data sets, scales, crops and batch sizes (spec.md 1.4)."""
 
+_SINTEL_PASSES = tuple(Part(name, flownet2.SINTEL) for name in ("sintel-clean", "sintel-final"))
+
+LITEFLOWNET_STAGES = {
+    "liteflownet-chairs": PublicSettings((Part("flyingchairs", flownet2.CHAIRS),), (320, 448), 8),
+    "liteflownet-things": PublicSettings((Part("flyingthings-clean", flownet2.THINGS),), (384, 768), 4),
+    "liteflownet-sintel": PublicSettings(_SINTEL_PASSES, (384, 768), 4),
+    "liteflownet-kitti": PublicSettings(
+        tuple(Part(name, flownet2.KITTI) for name in ("kitti2012", "kitti2015")), (320, 896), 4
+    ),
+}
+"""LiteFlowNet's and LiteFlowNet2's stages (sections 6.1 and 6.3); PWC-Net's are the same with other crops."""
+
 
 def mixture(name: str) -> PublicSettings:
-    """One of `STAGES`, or a single data set of `SETS`, treated as RAFT treats its kind."""
-    if name in STAGES:
-        return STAGES[name]
+    """One of `STAGES` or `LITEFLOWNET_STAGES`, or a single data set of `SETS`, treated as RAFT treats its kind."""
+    stages = {**STAGES, **LITEFLOWNET_STAGES}
+    if name in stages:
+        return stages[name]
     if name not in SETS:
-        raise UsageError(f"unknown source of pairs {name!r}; use one of {', '.join([*STAGES, *SETS])}")
+        raise UsageError(f"unknown source of pairs {name!r}; use one of {', '.join([*stages, *SETS])}")
     collection = SETS[name].collection.replace("2012", "2015")
     stage, like = next((s, p) for s in STAGES.values() for p in s.parts if SETS[p.name].collection == collection)
     return replace(stage, parts=(Part(name, like.augmentation),))
