@@ -1,7 +1,7 @@
 """Foreign LiteFlowNet checkpoints into flowkit's names: sniklaus' LiteFlowNet, ptlflow's LiteFlowNet and LiteFlowNet2.
 
-What those files hold that is no weight here (fixed enlargements and sums) is checked to be what it should be. sniklaus' networks
-take BGR: the first layer's channels change places. ptlflow's take RGB, with one set of means for both images.
+What those files hold that is no weight here (fixed enlargements and sums) is checked to be what it should be. sniklaus'
+networks take BGR: the first layer's channels change places. ptlflow's take RGB, with one set of means for both images.
 """
 
 from __future__ import annotations
@@ -29,12 +29,19 @@ def convert(state: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     tensors = tensors_of(state)
     if any(name.startswith(("moduleFeatures", "netFeatures")) for name in tensors):
-        converted = _renamed({re.sub(r"module(?=[A-Z])", "net", name): t for name, t in tensors.items()}, _from_sniklaus)
+        converted = _renamed(
+            {re.sub(r"module(?=[A-Z])", "net", name): t for name, t in tensors.items()}, _from_sniklaus
+        )
         return bgr_to_rgb(converted, "netc.levels.0.0.weight")
     if not any(name.startswith("feature_net.") for name in tensors):
-        raise WeightsError("no LiteFlowNet checkpoint: neither sniklaus' names (netFeatures) nor ptlflow's (feature_net)")
+        raise WeightsError(
+            "no LiteFlowNet checkpoint: neither sniklaus' names (netFeatures) nor ptlflow's (feature_net)"
+        )
     # its chains end with the convolution that gives the flow: the 4th in LiteFlowNet, the 6th in LiteFlowNet2
-    last = max((int(found[1]) for name in tensors if (found := re.search(r"matching_nets\.0\.flow_net\.(\d+)\.", name))), default=6)
+    last = max(
+        (int(found[1]) for name in tensors if (found := re.search(r"matching_nets\.0\.flow_net\.(\d+)\.", name))),
+        default=6,
+    )
     return _renamed(tensors, partial(_from_ptlflow, last=last))
 
 

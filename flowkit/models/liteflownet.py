@@ -14,12 +14,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
+from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.local_convolution import local_convolution
 from flowkit.ops.warping import warped
 
-UNIT = 20.0
-"""Pixels of the input per unit of regressed flow."""
 COARSEST = 6
 DIVISOR = 2 ** (COARSEST - 1)
 UNITS = ("M", "S", "R")
@@ -60,6 +59,8 @@ class LiteFlowNetConfig:
     """Channels of the hidden convolutions of R."""
     costs: Mapping[int, CostVolume] = field(default_factory=lambda: {3: SPARSE, 2: SPARSE})
     """Cost volumes of the levels that have not the usual one."""
+    default_cost: CostVolume = CostVolume()
+    """The usual one: up to 3 cells away, on every cell."""
     adapters: bool = True
     """1x1 convolutions: 64 channels for M and S at level 2, 128 for R at levels 4 to 2."""
     warping: bool = True
@@ -77,7 +78,7 @@ class LiteFlowNetConfig:
 
     def cost(self, level: int) -> CostVolume:
         """The cost volume of a level."""
-        return self.costs.get(level, CostVolume())
+        return self.costs.get(level, self.default_cost)
 
     def matched(self, level: int) -> int:
         """Channels of the features that M and S compare."""
@@ -105,6 +106,21 @@ LITEFLOWNETX = LiteFlowNetConfig(
     adapters=False,
     matching=False,
 )
+VARIANTS: Mapping[str, LiteFlowNetConfig] = {
+    "M": replace(LITEFLOWNET, warping=False, subpixel=False, regularised=False),
+    "MS": replace(LITEFLOWNET, warping=False, regularised=False),
+    "WM": replace(LITEFLOWNET, subpixel=False, regularised=False),
+    "WSR": replace(LITEFLOWNET, matching=False, inference=(128, 128, 128, 64, 64, 32, 32)),
+    "WMS": replace(LITEFLOWNET, regularised=False),
+    "ALL": LITEFLOWNET,
+}
+"""Table 6: feature Warping, descriptor Matching, Sub-pixel refinement, Regularisation. WSR's S is as deep as M and S are."""
+COST_VOLUMES: Mapping[str, tuple[Mapping[int, CostVolume], CostVolume]] = {
+    "3": ({}, CostVolume()),
+    "3 (6)": ({3: SPARSE, 2: SPARSE}, CostVolume()),
+    "4": ({}, CostVolume(4)),
+}
+"""Table 7 by searching range: `costs` and `default_cost`."""
 
 
 class LiteFlowNet(nn.Module):
@@ -115,7 +131,7 @@ class LiteFlowNet(nn.Module):
     def __init__(self, config: LiteFlowNetConfig = LITEFLOWNET) -> None:
         super().__init__()
         self.config = config
-        self.netc = FeaturePyramid(config.features)
+        self.netc = feature_pyramid(config.features)
         self.nete = nn.ModuleDict({str(level): Level(level, config) for level in config.levels})
         self.pseudo = PseudoLevel(config) if config.pseudo else None
         self.mean0: Tensor
@@ -130,21 +146,23 @@ class LiteFlowNet(nn.Module):
         *,
         initial: Tensor | None = None,
         until: str | None = None,
-        through_warps: bool = True,
+        through_flows: bool = True,
     ) -> FlowPrediction:
         """The flow image0 -> image1.
 
         `initial` (B, 2, H/32, W/32), in cells of 32 pixels, is what the coarsest level starts from. `until` names the last
         unit that runs, such as "S6" or "R4" (stage-wise training): its flow is enlarged. In training mode `iterates` are the
-        flows of all units at their own strides, and the enlarged one. Without `through_warps` no gradient reaches a flow
-        through the warps that it makes (eleven in a row multiply it): then higher learning rates are safe. ValueError when
-        sizes or names do not fit.
+        flows of all units at their own strides, and the enlarged one. Without `through_flows` every unit takes the flow it is
+        given as it is, and learns from its own error alone: gradients that come through eleven units in a row may grow
+        without bound at higher learning rates. ValueError when sizes or names do not fit.
         """
-        self._check(image0, image1, initial, until)
+        check_pair(image0, image1, initial, DIVISOR)
+        if until is not None and until not in self.config.steps:
+            raise ValueError(f"until={until!r}: the units are {', '.join(self.config.steps)}")
         pictures0, pictures1 = image0 - self.mean0, image1 - self.mean1
         stop = self.config.steps[-1] if until is None else until
         last = int(stop[1:])
-        features0, features1 = self.netc(torch.cat([pictures0, pictures1]), 2 if self.config.pseudo else last)
+        features0, features1 = self.netc(torch.cat([pictures0, pictures1]))
         smaller = zip(_halved(pictures0, COARSEST), _halved(pictures1, COARSEST), strict=True)
         pictures = dict(enumerate(smaller, start=1))
 
@@ -156,27 +174,20 @@ class LiteFlowNet(nn.Module):
             units = UNITS[: UNITS.index(stop[0]) + 1] if level == last else UNITS
             before = flow if flow is None or level == COARSEST else doubled(flow)
             inputs = features0[level - 1], features1[level - 1], *pictures[level], before
-            found, hidden = self.nete[str(level)](*inputs, units=units, through_warps=through_warps)
+            found, hidden = self.nete[str(level)](*inputs, units=units, through_flows=through_flows)
             flow = found[-1]
             flows += found
             strides += len(found) * [2 ** (level - 1)]
         assert flow is not None
         if self.pseudo is not None and stop == self.config.steps[-1]:
             found = self.pseudo(flow, *hidden)
-            flow = found[-1]
             flows += found
             strides += len(found) * [2]
-
-        stride = strides[-1]
-        coarse = flow * (UNIT / stride)
-        flow = UNIT * F.interpolate(flow, scale_factor=float(stride), mode="bilinear", align_corners=False)
-        if not self.training:
-            return FlowPrediction(flow=flow, iterates=[flow], strides=[1], coarse=coarse)
-        return FlowPrediction(flow=flow, iterates=[*(UNIT * f for f in flows), flow], strides=[*strides, 1], coarse=coarse)
+        return prediction(flows, strides, DIVISOR, self.training)
 
     @torch.no_grad()
     def inherit(self, step: str) -> tuple[int, int]:
-        """Let a unit, such as "S4", begin as the same unit of the next coarser level: how many tensors did, and how many not."""
+        """Let a unit, such as "S4", begin as that of the next coarser level: how many tensors did, and how many not."""
         unit, level = step[0], int(step[1:])
         name = {"M": "matching", "S": "subpixel", "R": "regularization"}[unit]
         if level == COARSEST:
@@ -191,40 +202,16 @@ class LiteFlowNet(nn.Module):
                 kept += 1
         return copied, kept
 
-    def _check(self, image0: Tensor, image1: Tensor, initial: Tensor | None, until: str | None) -> None:
-        batch, channels, height, width = image0.shape
-        if channels != 3 or image1.shape != image0.shape or height % DIVISOR or width % DIVISOR or not height * width:
-            raise ValueError(
-                f"images must both be (B, 3, H, W), H and W divisible by {DIVISOR}: {tuple(image0.shape)}, {tuple(image1.shape)}"
-            )
-        cells = batch, 2, height // DIVISOR, width // DIVISOR
-        if initial is not None and initial.shape != cells:
-            raise ValueError(f"initial must be {cells}, in cells of {DIVISOR} pixels, got {tuple(initial.shape)}")
-        if until is not None and until not in self.config.steps:
-            raise ValueError(f"until={until!r}: the units are {', '.join(self.config.steps)}")
 
-
-class FeaturePyramid(nn.Module):
-    """NetC: images (N, 3, H, W) to features of levels 1 to 6, level l at 1/2^(l-1)."""
-
-    def __init__(self, channels: tuple[int, ...]) -> None:
-        super().__init__()
-        levels, before = [], 3
-        for level, (width, count) in enumerate(zip(channels, (1, 3, 2, 2, 1, 1), strict=True), start=1):
-            first = conv(before, width, 7 if level == 1 else 3, stride=1 if level == 1 else 2)
-            more = (layer for _ in range(count - 1) for layer in (conv(width, width), _activation()))
-            levels.append(nn.Sequential(first, _activation(), *more))
-            before = width
-        self.levels = nn.ModuleList(levels)
-
-    def forward(self, images: Tensor, finest: int = 1) -> tuple[list[Tensor], list[Tensor]]:
-        """Of both halves of a batch: the features by level."""
-        halves: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for level in self.levels:
-            images = level(images)
-            for half, features in zip(halves, images.chunk(2), strict=True):
-                half.append(features)
-        return halves
+def feature_pyramid(channels: tuple[int, ...]) -> SiamesePyramid:
+    """NetC: level l at 1/2^(l-1), of 1, 3, 2, 2, 1 and 1 convolutions (Table 8)."""
+    levels, before = [], 3
+    for level, (width, count) in enumerate(zip(channels, (1, 3, 2, 2, 1, 1), strict=True), start=1):
+        first = conv(before, width, 7 if level == 1 else 3, stride=1 if level == 1 else 2)
+        more = (layer for _ in range(count - 1) for layer in (conv(width, width), _activation()))
+        levels.append(nn.Sequential(first, _activation(), *more))
+        before = width
+    return SiamesePyramid(levels)
 
 
 class Level(nn.Module):
@@ -249,33 +236,37 @@ class Level(nn.Module):
         picture1: Tensor,
         flow: Tensor | None,
         units: tuple[str, ...] = UNITS,
-        through_warps: bool = True,
+        through_flows: bool = True,
     ) -> tuple[list[Tensor], tuple[Tensor | None, Tensor | None]]:
         """The flows after M, S and R (those in `units`), and the last hidden features of S and R.
 
         Features are (B, C, h, w), pictures (B, 3, h, w), mean-subtracted; `flow` (B, 2, h, w) is that of the level before.
         """
+
+        def given(flow: Tensor | None) -> Tensor | None:
+            return flow if through_flows or flow is None else flow.detach()
+
         flows: list[Tensor] = []
         hidden: dict[str, Tensor] = {}
         compared0, compared1 = self.adapter(features0), self.adapter(features1)
         if self.matching is not None and "M" in units:
-            flow = self.matching(compared0, self._warped(compared1, flow, through_warps), flow)
+            flow = given(flow)
+            flow = self.matching(compared0, self._warped(compared1, flow), flow)
             flows.append(flow)
         if self.subpixel is not None and "S" in units:
-            flow = torch.zeros_like(compared0[:, :2], dtype=torch.float32) if flow is None else flow
-            flow, hidden["S"] = self.subpixel(compared0, self._warped(compared1, flow, through_warps), flow)
+            flow = torch.zeros_like(compared0[:, :2], dtype=torch.float32) if flow is None else given(flow)
+            flow, hidden["S"] = self.subpixel(compared0, self._warped(compared1, flow), flow)
             flows.append(flow)
         if self.regularization is not None and "R" in units:
+            flow = given(flow)
             assert flow is not None
             brightness = (picture0 - warped(picture1, self.scale * flow.detach())).norm(dim=1, keepdim=True)
             flow, hidden["R"] = self.regularization(brightness, flow, features0)
             flows.append(flow)
         return flows, (hidden.get("S"), hidden.get("R"))
 
-    def _warped(self, features1: Tensor, flow: Tensor | None, through: bool) -> Tensor:
-        if flow is None or not self.warping:
-            return features1
-        return warped(features1, self.scale * (flow if through else flow.detach()))
+    def _warped(self, features1: Tensor, flow: Tensor | None) -> Tensor:
+        return features1 if flow is None or not self.warping else warped(features1, self.scale * flow)
 
 
 class Matching(nn.Module):
@@ -378,7 +369,10 @@ def _distance(inputs: int, side: int, apart: bool) -> nn.Module:
     if not apart:
         return conv(inputs, side * side)
     window = side * side
-    layers = nn.Conv2d(inputs, window, (side, 1), padding=(side // 2, 0)), nn.Conv2d(window, window, (1, side), padding=(0, side // 2))
+    layers = (
+        nn.Conv2d(inputs, window, (side, 1), padding=(side // 2, 0)),
+        nn.Conv2d(window, window, (1, side), padding=(0, side // 2)),
+    )
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, a=1.0)
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]

@@ -14,13 +14,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
+from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.warping import warped_inside
 
-UNIT = 20.0
-"""Pixels of the input per unit of regressed flow."""
 RADIUS = 4
 COARSEST, FINEST = 6, 2
+LEVELS = range(COARSEST, FINEST - 1, -1)
 DIVISOR = 2**COARSEST
 DECODER = (128, 128, 96, 64, 32)
 """Channels that the decoder's convolutions add, one after the other."""
@@ -50,22 +50,22 @@ class PWCNet(nn.Module):
     def __init__(self, config: PWCNetConfig = PWCNET) -> None:
         super().__init__()
         self.config = config
-        self.pyramid = FeaturePyramid(config)
+        self.pyramid = feature_pyramid(config)
         costs = (2 * RADIUS + 1) ** 2
         levels = {level: costs + (config.features[level - 1] + 4 if level < COARSEST else 0) for level in LEVELS}
         self.decoders = nn.ModuleDict({str(level): Decoder(inputs, level > FINEST) for level, inputs in levels.items()})
         self.context = ContextNetwork(levels[FINEST] + sum(DECODER))
 
     def forward(
-        self, image0: Tensor, image1: Tensor, *, initial: Tensor | None = None, through_warps: bool = True
+        self, image0: Tensor, image1: Tensor, *, initial: Tensor | None = None, through_flows: bool = True
     ) -> FlowPrediction:
         """The flow image0 -> image1.
 
         `initial` (B, 2, H/64, W/64), in cells of 64 pixels, is what the coarsest level starts from: its answer is then added
         to it. In training mode `iterates` are the flows of all levels at their own strides, and the last one enlarged.
-        Without `through_warps` no gradient reaches a flow through the warp that it makes. ValueError when sizes do not fit.
+        Without `through_flows` no level's error reaches the flow of the level before it. ValueError when sizes do not fit.
         """
-        self._check(image0, image1, initial)
+        check_pair(image0, image1, initial, DIVISOR)
         features0, features1 = self.pyramid(torch.cat([image0, image1]))
         flow = up_flow = up_features = None
         if initial is not None:
@@ -75,60 +75,30 @@ class PWCNet(nn.Module):
             cells0, cells1 = features0[level - 1], features1[level - 1]
             guess = flow if level == COARSEST else up_flow
             if guess is not None:
-                guess = guess if through_warps else guess.detach()
                 cells1 = warped_inside(cells1, guess * (UNIT / 2**level))
             costs = F.leaky_relu(local_correlation(cells0, cells1, RADIUS), 0.1)
             inputs = [costs] if up_flow is None else [costs, cells0, up_flow.to(costs.dtype), up_features]
             decoder = self.decoders[str(level)]
+            assert isinstance(decoder, Decoder)
             found, hidden = decoder(torch.cat([part for part in inputs if part is not None], 1))
             flow = found if flow is None or level < COARSEST else flow + found
             if level == FINEST:
                 flow = flow + self.context(hidden)
             else:
-                up_flow, up_features = decoder.up_flow(flow).float(), decoder.up_features(hidden)
+                up_flow, up_features = decoder.enlarged(flow if through_flows else flow.detach(), hidden)
             flows.append(flow)
             strides.append(2**level)
-        assert flow is not None
-        coarse = flow * (UNIT / strides[-1])
-        flow = UNIT * F.interpolate(flow, scale_factor=float(strides[-1]), mode="bilinear", align_corners=False)
-        if not self.training:
-            return FlowPrediction(flow=flow, iterates=[flow], strides=[1], coarse=coarse)
-        return FlowPrediction(flow=flow, iterates=[*(UNIT * f for f in flows), flow], strides=[*strides, 1], coarse=coarse)
-
-    def _check(self, image0: Tensor, image1: Tensor, initial: Tensor | None) -> None:
-        batch, channels, height, width = image0.shape
-        if channels != 3 or image1.shape != image0.shape or height % DIVISOR or width % DIVISOR or not height * width:
-            raise ValueError(
-                f"images must both be (B, 3, H, W), H and W divisible by {DIVISOR}: {tuple(image0.shape)}, {tuple(image1.shape)}"
-            )
-        cells = batch, 2, height // DIVISOR, width // DIVISOR
-        if initial is not None and initial.shape != cells:
-            raise ValueError(f"initial must be {cells}, in cells of {DIVISOR} pixels, got {tuple(initial.shape)}")
+        return prediction(flows, strides, DIVISOR, self.training)
 
 
-LEVELS = range(COARSEST, FINEST - 1, -1)
-
-
-class FeaturePyramid(nn.Module):
-    """Images (N, 3, H, W) to features of levels 1 to 6, level l at 1/2^l."""
-
-    def __init__(self, config: PWCNetConfig) -> None:
-        super().__init__()
-        levels, before = [], 3
-        for width in config.features:
-            layers = [conv(before, width, stride=2)] + [conv(width, width) for _ in range(config.convolutions - 1)]
-            levels.append(nn.Sequential(*(module for layer in layers for module in (layer, activation()))))
-            before = width
-        self.levels = nn.ModuleList(levels)
-
-    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Of both halves of a batch: the features by level."""
-        halves: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for level in self.levels:
-            images = level(images)
-            for half, features in zip(halves, images.chunk(2), strict=True):
-                half.append(features)
-        return halves
+def feature_pyramid(config: PWCNetConfig) -> SiamesePyramid:
+    """Level l at 1/2^l."""
+    levels, before = [], 3
+    for width in config.features:
+        layers = [conv(before, width, stride=2)] + [conv(width, width) for _ in range(config.convolutions - 1)]
+        levels.append(nn.Sequential(*(module for layer in layers for module in (layer, activation()))))
+        before = width
+    return SiamesePyramid(levels)
 
 
 class Decoder(nn.Module):
@@ -142,14 +112,19 @@ class Decoder(nn.Module):
             inputs += width
         self.layers = nn.ModuleList(layers)
         self.flow = conv(inputs, 2)
-        if passes_on:
-            self.up_flow, self.up_features = deconv(2, 2), deconv(inputs, 2)
+        self.up_flow = deconv(2, 2) if passes_on else None
+        self.up_features = deconv(inputs, 2) if passes_on else None
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The flow (B, 2, h, w) and everything it was made of, the newest in front."""
         for layer in self.layers:
             inputs = torch.cat([layer(inputs), inputs], 1)
         return self.flow(inputs).float(), inputs
+
+    def enlarged(self, flow: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """What the next level is given of this one's flow and hidden features, (B, 2, 2h, 2w) each."""
+        assert self.up_flow is not None and self.up_features is not None
+        return self.up_flow(flow).float(), self.up_features(hidden)
 
 
 class ContextNetwork(nn.Module):

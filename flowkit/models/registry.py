@@ -97,7 +97,9 @@ _LITEFLOWNET = ModelSpec(
     convert="flowkit.models.convert_liteflownet:convert",
     sources="the authors' weights, which others have converted, are for research purposes only",
 )
-_LITEFLOWNET2 = "Hui, Tang and Loy, A Lightweight Optical Flow CNN: Revisiting Data Fidelity and Regularization, TPAMI 2020"
+_LITEFLOWNET2 = (
+    "Hui, Tang and Loy, A Lightweight Optical Flow CNN: Revisiting Data Fidelity and Regularization, TPAMI 2020"
+)
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         spec.name: spec

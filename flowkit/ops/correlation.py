@@ -117,7 +117,13 @@ class _Kernels(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        context: Any, kernels: ModuleType, features0: Tensor, features1: Tensor, radius: int, output: int, displacement: int
+        context: Any,
+        kernels: ModuleType,
+        features0: Tensor,
+        features1: Tensor,
+        radius: int,
+        output: int,
+        displacement: int,
     ) -> Tensor:
         context.save_for_backward(features0, features1)
         context.arguments = kernels, radius, output, displacement
@@ -153,7 +159,9 @@ class _Bands(torch.autograd.Function):
         rows, reach = context.saved_tensors
         height, count, length, channels = rows.shape
         flat = rows.flatten(0, 1)
-        exact = torch.promote_types(rows.dtype, torch.float32)  # many sums in half precision would add up their rounding
+        exact = torch.promote_types(
+            rows.dtype, torch.float32
+        )  # many sums in half precision would add up their rounding
         to_rows, to_reach = torch.zeros_like(flat, dtype=exact), torch.zeros_like(reach, dtype=exact)
         products = rows.new_zeros(height * count, length, reach.shape[2])
         for dy in range(context.window):

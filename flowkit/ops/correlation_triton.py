@@ -73,7 +73,9 @@ def _forward(  # type: ignore[no-untyped-def]
             c = first + tl.arange(0, CHANNELS)
             inside = (c < channels)[:, None] & mask[None, :]
             one = tl.load(f0 + pair * b0 + c[:, None] * c0 + y[None, :] * y0 + x[None, :] * x0, mask=inside, other=0.0)
-            two = tl.load(f1 + pair * b1 + c[:, None] * c1 + other[None, :] * y1 + there[None, :] * x1, mask=inside, other=0.0)
+            two = tl.load(
+                f1 + pair * b1 + c[:, None] * c1 + other[None, :] * y1 + there[None, :] * x1, mask=inside, other=0.0
+            )
             total += tl.sum(one.to(ACC) * two.to(ACC), axis=0)
         place = ((pair * side * side + dy * side + dx) * rows + row) * columns + column
         tl.store(volume + place, (total / channels).to(volume.dtype.element_ty), mask=column < columns)
@@ -99,7 +101,9 @@ def _backward0(  # type: ignore[no-untyped-def]
             place = ((pair * side * side + dy * side + dx) * rows + row) * columns + column
             share = tl.load(gradient + place, mask=mask, other=0.0).to(ACC)
             inside = (c < channels)[:, None] & mask[None, :]
-            two = tl.load(f1 + pair * b1 + c[:, None] * c1 + other[None, :] * y1 + there[None, :] * x1, mask=inside, other=0.0)
+            two = tl.load(
+                f1 + pair * b1 + c[:, None] * c1 + other[None, :] * y1 + there[None, :] * x1, mask=inside, other=0.0
+            )
             total += two.to(ACC) * share[None, :]
     inside = (c < channels)[:, None] & (column < columns)[None, :]
     place = pair * b0 + c[:, None] * c0 + y[None, :] * y0 + x[None, :] * x0
@@ -129,7 +133,9 @@ def _backward1(  # type: ignore[no-untyped-def]
             place = ((pair * side * side + dy * side + dx) * rows + row) * columns + column
             share = tl.load(gradient + place, mask=mask, other=0.0).to(ACC)
             inside = (c < channels)[:, None] & mask[None, :]
-            one = tl.load(f0 + pair * b0 + c[:, None] * c0 + from_y[None, :] * y0 + from_x[None, :] * x0, mask=inside, other=0.0)
+            one = tl.load(
+                f0 + pair * b0 + c[:, None] * c0 + from_y[None, :] * y0 + from_x[None, :] * x0, mask=inside, other=0.0
+            )
             total += one.to(ACC) * share[None, :]
     inside = (c < channels)[:, None] & (x < width)[None, :]
     place = pair * b1 + c[:, None] * c1 + y[None, :] * y1 + x[None, :] * x1

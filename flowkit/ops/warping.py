@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from flowkit.geometry.grids import flow_targets, grid_like
 from flowkit.ops.kernels import triton_kernels
 
 INSIDE = 0.9999
@@ -33,7 +32,7 @@ def warped(features1: Tensor, flow: Tensor) -> Tensor:
 def warped_inside(features1: Tensor, flow: Tensor) -> Tensor:
     """The same, but 0 wherever cells outside have a share in a sample (PWC-Net's mask)."""
     size = flow.new_tensor([features1.shape[-1], features1.shape[-2]]).view(2, 1, 1)
-    points = flow + grid_like(flow)
+    points = _targets(flow)
     # a bilinear sample's weight inside is a product of one factor per axis
     share = torch.minimum(points + 1, size - points).clamp(0, 1).prod(dim=1, keepdim=True)
     return warped(features1, flow) * (share >= INSIDE).to(features1.dtype)
@@ -42,18 +41,24 @@ def warped_inside(features1: Tensor, flow: Tensor) -> Tensor:
 def warped_reference(features1: Tensor, flow: Tensor) -> Tensor:
     """What `warped` gives, by torch's own sampling, whose places are rounded a little more."""
     size = flow.new_tensor([features1.shape[-1], features1.shape[-2]])
-    grid = (2 * flow_targets(flow) + 1) / size - 1
-    found = F.grid_sample(
-        features1.to(flow.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    grid = (2 * _targets(flow).movedim(1, -1) + 1) / size - 1
+    found = F.grid_sample(features1.to(flow.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return found.to(features1.dtype)
+
+
+def _targets(flow: Tensor) -> Tensor:
+    """(B, 2, H, W): the cells of image1, (x, y) from (0, 0) on, that a flow points at."""
+    height, width = flow.shape[-2:]
+    x = torch.arange(width, device=flow.device, dtype=flow.dtype)
+    y = torch.arange(height, device=flow.device, dtype=flow.dtype)
+    return flow + torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
 
 
 def _gathered(features1: Tensor, flow: Tensor) -> Tensor:
     """Each cell as a bag of four rows with weights: torch's embedding bag adds them where they lie."""
     batch, channels, height1, width1 = features1.shape
     rows = features1.to(flow.dtype).permute(0, 2, 3, 1).reshape(-1, channels)
-    x, y = torch.nan_to_num(flow + grid_like(flow), nan=-2.0).unbind(1)
+    x, y = torch.nan_to_num(_targets(flow), nan=-2.0).unbind(1)
     left, top = x.floor(), y.floor()
     columns, weights_x = _taps(x, left, width1)
     lines, weights_y = _taps(y, top, height1)

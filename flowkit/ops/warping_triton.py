@@ -21,8 +21,12 @@ def warped(features1: Tensor, flow: Tensor) -> Tensor:
     """(B, C, H, W) of features (B, C, H1, W1) and a flow (B, 2, H, W), in any layout; bilinear, zero outside."""
     batch, channels, height1, width1 = features1.shape
     height, width = flow.shape[-2:]
-    layout = torch.channels_last if features1.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    found = torch.empty((batch, channels, height, width), dtype=features1.dtype, device=flow.device, memory_format=layout)
+    layout = (
+        torch.channels_last if features1.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    )
+    found = torch.empty(
+        (batch, channels, height, width), dtype=features1.dtype, device=flow.device, memory_format=layout
+    )
     _forward[(batch, triton.cdiv(height * width, BLOCK))](
         features1, *features1.stride(), flow, *flow.stride(), found, *found.stride(),
         channels, height1, width1, height * width, width,

@@ -63,9 +63,9 @@ class Answer:
 def load_model(name: str, weights: str | Path | None = None, *, device: str = "auto") -> torch.nn.Module:
     """The network of that name with its own weights, or those of a file in flowkit's layout, in eval mode on the device.
 
-    It takes `network(image0, image1)` (RAFT's kin also `iterations=12`), images (B, 3, H, W) in [0, 1] with sides divisible by the model's
-    divisor, and gives a FlowPrediction. For pictures of any size: `flowkit.flow(a, b, model=name)`. Raises UsageError,
-    WeightsError.
+    It takes `network(image0, image1)` (RAFT's kin also `iterations=12`), images (B, 3, H, W) in [0, 1] with sides divisible
+    by the model's divisor, and gives a FlowPrediction. For pictures of any size: `flowkit.flow(a, b, model=name)`. Raises
+    UsageError, WeightsError.
     """
     from flowkit.models.weights import load_network
 

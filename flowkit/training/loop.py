@@ -195,6 +195,7 @@ class _Run:
             self.progress.stage += 1
             if self.recipe.enter(self.state.network, self.progress.stage):
                 self.state.restart_average()
+                self.progress.best = None  # what was judged was another, smaller network
 
     def _terms(self, model: nn.Module, batch: PairBatch, recipe: Recipe) -> dict[str, Tensor]:
         with recipe.autocast(self.device):
@@ -315,7 +316,7 @@ class _Run:
         self._require_finite(meter)
         began = time.monotonic()
         if self.validator:
-            self.scores = self.validator.scores(self.state.average, self.device)
+            self.scores = self.validator.scores(self.state.average, self.device, self.stages[self.progress.stage].until)
             self.progress.elapsed = time.monotonic() - self.started
             self._tell("validation", self.scores)
             self._keep_if_best()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flowkit.losses.multiscale import Penalty, multiscale_loss
 from flowkit.losses.sequence import flow_metrics
@@ -105,6 +105,7 @@ def level_by_level(finest: int, rates: Mapping[int, float]) -> tuple[Stage, ...]
             )
     return tuple(stages)
 
+
 _COMMON = PyramidRecipe(
     model="liteflownet",
     size=(320, 448),
@@ -142,7 +143,7 @@ LITEFLOWNETX = replace(
     ),
     weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)),
     epsilon=1e-4,
-    options={"through_warps": False},
+    options={"through_flows": False},
     schedule="onecycle",
     learning_rate=1e-3,
     clip=1.0,

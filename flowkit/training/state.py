@@ -78,7 +78,9 @@ class State:
             found = {key: moments[f"{key}/{name}"] for key in keys if f"{key}/{name}" in moments}
             if found and parameter.requires_grad:
                 self.optimiser.state[parameter] = {key: _like(parameter, value) for key, value in found.items()}
-        self.progress = Progress(**{name: checkpoint.facts.get(name, value) for name, value in vars(Progress()).items()})
+        self.progress = Progress(
+            **{name: checkpoint.facts.get(name, value) for name, value in vars(Progress()).items()}
+        )
 
 
 def make_optimiser(recipe: Recipe, network: nn.Module, device: torch.device) -> torch.optim.AdamW:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,11 +45,13 @@ class Validator:
     def __bool__(self) -> bool:
         return bool(self.scenes or self.pairs)
 
-    def scores(self, network: torch.nn.Module, device: torch.device) -> dict[str, float]:
+    def scores(self, network: torch.nn.Module, device: torch.device, until: str | None = None) -> dict[str, float]:
         """By "set/metric": `epe`, the mean Euclidean error in pixels, and on held-out scenes `1px` and `3px`, shares below.
 
-        The network is left in evaluation mode.
+        The network is left in evaluation mode. `until`: the last unit that is trained already (`Stage.until`).
         """
+        if until != self.recipe.until:
+            return replace(self, recipe=replace(self.recipe, until=until)).scores(network, device, until)
         network.eval()
         with torch.no_grad():
             return self._on_scenes(network, device) | self._on_pairs(network, device)

@@ -9,7 +9,7 @@ from flowkit.ops import correlation, local_convolution, warping
 
 os.environ["TRITON_INTERPRET"] = "1"  # read when triton and the kernels are imported, so here and not in a fixture
 pytest.importorskip("triton")
-from flowkit.ops import correlation_triton, local_convolution_triton, warping_triton  # noqa: E402
+from flowkit.ops import correlation_triton, local_convolution_triton, warping_triton
 
 
 def random(*shape: int, scale: float = 1.0, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -31,7 +31,9 @@ def compared(kernel, reference, inputs: list[torch.Tensor], **tolerance: float) 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_correlation(monkeypatch, radius, output, displacement, layout) -> None:
     monkeypatch.setattr(correlation, "triton_kernels", lambda *_: correlation_triton)
-    inputs = [random(2, 5, 7, 6, seed=seed).detach().contiguous(memory_format=layout).requires_grad_() for seed in (0, 1)]
+    inputs = [
+        random(2, 5, 7, 6, seed=seed).detach().contiguous(memory_format=layout).requires_grad_() for seed in (0, 1)
+    ]
     options = {"output_stride": output, "displacement_stride": displacement}
     compared(
         lambda a, b: correlation.local_correlation(a, b, radius, **options),
