@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
-import cv2
 import numpy as np
 import torch
 
@@ -134,7 +133,7 @@ def _curve(values: np.ndarray, drawn: Drawn, name: str, channel: int | None = No
 
 
 def _raised(values: np.ndarray, power: float) -> np.ndarray:
-    return np.asarray(cv2.pow(np.maximum(values, 0), power))
+    return np.asarray(np.power(np.maximum(values, 0), np.float32(power)))
 
 
 def _ratio(after: np.ndarray, before: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Mixtures of public data sets: RAFT's constants, every pair as often as it counts, the same batch whenever it is asked for."""
 
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,10 +12,13 @@ import torch
 
 from flowkit.datasets.samples import FlowSample
 from flowkit.datasets.training_sets import SETS, PairArrays, TrainingSet
-from flowkit.errors import UsageError
+from flowkit.errors import InputError, UsageError
 from flowkit.io.flow_files import write_flow
 from flowkit.training.augment import DENSE, augment
-from flowkit.training.public_pairs import STAGES, PublicPairs, collate, mixture, public_batches
+from flowkit.training.flownet2_augmentation import CHAIRS
+from flowkit.training.material import Material
+from flowkit.training.public_pairs import LITEFLOWNET_STAGES, STAGES, PublicPairs, collate, mixture, public_batches
+from flowkit.training.recipe import Recipe
 
 
 def test_stages_are_rafts():
@@ -95,6 +99,13 @@ def test_batches_depend_on_seed_and_number_alone(tmp_path):
     assert not equal(ones[0], ones[1]) and not equal(ones[0], ones[2])
 
 
+def test_so_do_flownet2s(tmp_path):
+    pairs = PublicPairs([(toy_set(tmp_path, "a", 3), replace(CHAIRS, half_life=4), 1)])
+    later = pickle.loads(pickle.dumps(pairs))
+    first = [pairs.numbered(number, 2, (16, 20), seed=1) for number in range(4)]
+    assert all(equal(later.numbered(number, 2, (16, 20), seed=1), first[number]) for number in (3, 1))
+
+
 def test_what_a_batch_is(tmp_path):
     batch = toy_pairs(tmp_path).batch(4, (16, 20), seed=0)
     assert batch.image0.shape == (4, 3, 16, 20) and batch.image0.dtype == torch.float32
@@ -135,3 +146,70 @@ def test_public_batches_reads_the_folders_of_a_mixture(tmp_path):
     assert len(public_batches(folders, mixture("sintel").only(folders))) == 200
     with pytest.raises(UsageError, match="no pairs"):
         public_batches({}, mixture("sintel").only([]))
+
+
+def test_liteflownets_stages_are_the_papers():
+    assert {name: (stage.crop, stage.batch_size) for name, stage in LITEFLOWNET_STAGES.items()} == {
+        "liteflownet-chairs": ((320, 448), 8),
+        "liteflownet-things": ((384, 768), 4),
+        "liteflownet-sintel": ((384, 768), 4),
+        "liteflownet-kitti": ((320, 896), 4),
+    }
+    parts = {name: [part.name for part in mixture(name).parts] for name in LITEFLOWNET_STAGES}
+    assert parts["liteflownet-sintel"] == ["sintel-clean", "sintel-final"]
+    assert parts["liteflownet-kitti"] == ["kitti2012", "kitti2015"] and parts["liteflownet-things"] == [
+        "flyingthings-clean"
+    ]
+    for part in mixture("liteflownet-kitti").parts:
+        kitti = part.augmentation
+        assert kitti.sparse and kitti.noise.width == kitti.noise.mean == 0 and kitti.mirror == 0.5
+        for field in fields(kitti.motion):
+            assert getattr(kitti.motion, field.name).width < getattr(CHAIRS.motion, field.name).width
+    with pytest.raises(UsageError, match="liteflownet-sintel"):
+        mixture("liteflownet-sofas")
+
+
+def test_draws_are_counted_and_extreme_pairs_replaced(tmp_path):
+    seen, plain = [], toy_set(tmp_path, "toy", 4)
+    long = [
+        replace(sample, flow=Truth(value)) for sample, value in zip(plain.samples, (1, 1200, -1300, 2), strict=True)
+    ]
+
+    def apply(pair, crop, rng, draw=None):
+        seen.append(draw)
+        return CHAIRS.apply(pair, crop, rng, draw)
+
+    counting = SimpleNamespace(apply=apply, excludes=CHAIRS.excludes)
+    pairs = PublicPairs([(TrainingSet("toy", long), counting, 1)])
+    names = pairs.numbered(0, 4, (16, 24), seed=0).made["names"]
+    assert sorted(names) == ["toy/0", "toy/3", "toy/3", "toy/3"]
+    pairs.numbered(3, 2, (16, 24), seed=0)
+    assert seen == [0, 1, 2, 3, 6, 7]
+    pairs.batch(1, (16, 24), seed=0)
+    assert seen[-1] is None
+    with pytest.raises(InputError, match="toy"):
+        PublicPairs([(TrainingSet("toy", long[1:2]), counting, 1)]).batch(1, (16, 24), seed=0)
+
+
+def test_a_recipe_reads_the_mixtures(tmp_path):
+    chairs, kitti = tmp_path / "chairs", tmp_path / "kitti" / "training"
+    for path in (chairs / "data", kitti / "image_2", kitti / "flow_occ"):
+        path.mkdir(parents=True)
+    picture, truth = (
+        np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8),
+        np.full((2, 48, 64), 2, np.float32),
+    )
+    truth[:, ::2] = np.nan
+    for path in ("data/00001_img1.ppm", "data/00001_img2.ppm"):
+        assert cv2.imwrite(str(chairs / path), picture)
+    write_flow(chairs / "data" / "00001_flow.flo", np.full_like(truth, 2))
+    for end in (10, 11):
+        cv2.imwrite(str(kitti / "image_2" / f"000000_{end}.png"), picture)
+    write_flow(kitti / "flow_occ" / "000000_10.png", truth)
+
+    recipe = Recipe(model="pwcnet", source="liteflownet-chairs", size=(32, 48), batch=2)
+    batch = recipe.batches(recipe.source_from(Material(data={"flyingchairs": chairs})), 0)
+    assert batch.image0.shape == (2, 3, 32, 48) and batch.valid.all()
+    only = mixture("liteflownet-kitti").only(["kitti2015"])
+    batch = public_batches({"kitti2015": kitti.parent}, only).numbered(0, 2, (32, 48), 0)
+    assert 0 < batch.valid.float().mean() < 0.9
