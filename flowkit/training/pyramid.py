@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from flowkit.errors import UsageError
 from flowkit.losses.multiscale import Penalty, multiscale_loss
 from flowkit.losses.sequence import flow_metrics
 from flowkit.models.liteflownet import LiteFlowNet
 from flowkit.synth.engine import EngineSettings
+from flowkit.training.mirroring import WAYS, mirrored, remembered
 from flowkit.training.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from flowkit.batch import PairBatch
     from flowkit.models.prediction import FlowPrediction
+    from flowkit.training.recipe import Source
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,20 @@ class PyramidRecipe(Recipe):
     """What keeps the slope at zero finite, in squared units of 20 pixels."""
     q: float = 0.4
     """The exponent of charbonnier."""
+    mirrors: int = 1
+    """How often a batch that the engine has made is shown, up to 4: as it is, mirrored left to right, top to bottom, both."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.mirrors <= WAYS:
+            raise UsageError(f"mirrors={self.mirrors}: must be 1 to {WAYS}")
+
+    def batches(self, source: Source, index: int) -> PairBatch:
+        """Batch number `index`; see `mirrors`."""
+        if self.mirrors == 1 or not self.renders:
+            return super().batches(source, index)
+        number, way = divmod(index, self.mirrors)
+        return mirrored(remembered(source, self.batch, self.size, self.batch_seed(number)), way)
 
     def predict(self, network: nn.Module, image0: Tensor, image1: Tensor) -> FlowPrediction:
         """The flows of all units, as far down as this stage trains."""
@@ -133,14 +150,13 @@ LITEFLOWNETX = replace(
     model="liteflownetx",
     batch=8,
     stages=(
-        Stage(share=0.02, until="S6", size=(192, 256), max_displacement=40),
-        Stage(share=0.02, until="R6", size=(192, 256), max_displacement=40),
-        Stage(share=0.05, until="R5", size=(192, 256), max_displacement=40),
-        Stage(share=0.10, until="R4", size=(192, 256), max_displacement=40),
-        Stage(share=0.15, until="R3", size=(192, 256), max_displacement=40),
-        Stage(share=0.30, size=(192, 256), max_displacement=40),
-        Stage(share=0.36, size=(256, 384), batch=4, max_displacement=100),
+        Stage(share=0.10, size=(128, 192), max_displacement=4),
+        Stage(share=0.15, size=(128, 192), max_displacement=10),
+        Stage(share=0.20, size=(160, 224), max_displacement=24),
+        Stage(share=0.25, size=(192, 256), max_displacement=48),
+        Stage(share=0.30, size=(256, 384), batch=4, max_displacement=100),
     ),
+    mirrors=2,
     weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)),
     epsilon=1e-4,
     options={"through_flows": False},
