@@ -24,18 +24,19 @@ from flowkit.cli.bench_options import (
     Running,
     names_of,
 )
+from flowkit.cli.bench_speed import speed
 from flowkit.cli.options import grouped
+from flowkit.cli.screen import bar, console
 from flowkit.errors import EXIT_PARTIAL_BATCH, OutputError, UsageError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
     from flowkit.datasets.samples import Sample
     from flowkit.evaluation.methods import Method
     from flowkit.evaluation.protocols import PairResult, Row
 
 app = Typer(
-    help="Measure methods against ground truth: flow, homography, pose, matching, localization.", no_args_is_help=True
+    help="Measure methods against ground truth: flow, homography, pose, matching, localization; and the speed of networks.",
+    no_args_is_help=True,
 )
 _log = logging.getLogger(__name__)
 
@@ -170,6 +171,9 @@ def localization(
     _finish(rows, results, {"estimated": str(estimated), "truth": str(truth)}, running)
 
 
+app.command()(grouped(speed))
+
+
 def _one(
     task: str, dataset: str, root: Path, method: str | None, varied: Mapping[str, list[Any]], running: Running
 ) -> None:
@@ -197,14 +201,15 @@ def _run(
     cache = Cache(_cache_folder(running.output) if running.cache else None)
     rows: list[Row] = []
     results: list[PairResult] = []
-    with _progress(sum(count(samples, methods, running.limit) for _, samples, methods in jobs), running.quiet) as bar:
+    total = sum(count(samples, methods, running.limit) for _, samples, methods in jobs)
+    with bar("bench", total, running.quiet) as shown:
         for task, samples, methods in jobs:
             mine = []
             found = run(
                 task, samples, methods, cache=cache, device=running.device, seed=running.seed, limit=running.limit
             )
             for result in found:
-                bar.advance(bar.task_ids[0])
+                shown.advance(shown.task_ids[0])
                 mine.append(result)
             rows += summarise(task, mine)
             results += mine
@@ -251,27 +256,11 @@ def _write(directory: Path, rows: Sequence[Row], results: Sequence[PairResult], 
 
 
 def _show(rows: Sequence[Row]) -> None:
-    import sys
-
-    from rich.console import Console
-
     from flowkit.evaluation.tables import screen_table
 
-    console = Console() if sys.stdout.isatty() else Console(width=200)  # a file has no width: do not wrap
+    screen = console()
     for task in dict.fromkeys(row.task for row in rows):
-        console.print(screen_table([row for row in rows if row.task == task]))
-
-
-def _progress(total: int, quiet: bool) -> Progress:
-    """A bar on stderr, only on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
-    bar.add_task("bench", total=total)
-    return bar
+        screen.print(screen_table([row for row in rows if row.task == task]))
 
 
 def _cache_folder(output: Path | None) -> Path:
