@@ -106,21 +106,6 @@ LITEFLOWNETX = LiteFlowNetConfig(
     adapters=False,
     matching=False,
 )
-VARIANTS: Mapping[str, LiteFlowNetConfig] = {
-    "M": replace(LITEFLOWNET, warping=False, subpixel=False, regularised=False),
-    "MS": replace(LITEFLOWNET, warping=False, regularised=False),
-    "WM": replace(LITEFLOWNET, subpixel=False, regularised=False),
-    "WSR": replace(LITEFLOWNET, matching=False, inference=(128, 128, 128, 64, 64, 32, 32)),
-    "WMS": replace(LITEFLOWNET, regularised=False),
-    "ALL": LITEFLOWNET,
-}
-"""Table 6: feature Warping, descriptor Matching, Sub-pixel refinement, Regularisation. WSR's S is as deep as M and S are."""
-COST_VOLUMES: Mapping[str, tuple[Mapping[int, CostVolume], CostVolume]] = {
-    "3": ({}, CostVolume()),
-    "3 (6)": ({3: SPARSE, 2: SPARSE}, CostVolume()),
-    "4": ({}, CostVolume(4)),
-}
-"""Table 7 by searching range: `costs` and `default_cost`."""
 
 
 class LiteFlowNet(nn.Module):

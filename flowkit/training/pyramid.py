@@ -12,6 +12,7 @@ from flowkit.errors import UsageError
 from flowkit.losses.multiscale import Penalty, multiscale_loss
 from flowkit.losses.sequence import flow_metrics
 from flowkit.models.liteflownet import LiteFlowNet
+from flowkit.models.liteflownet_variants import variant
 from flowkit.synth.engine import EngineSettings
 from flowkit.training.mirroring import WAYS, mirrored, remembered
 from flowkit.training.recipe import Recipe, Stage
@@ -45,6 +46,11 @@ class PyramidRecipe(Recipe):
     """What keeps the slope at zero finite, in squared units of 20 pixels."""
     q: float = 0.4
     """The exponent of charbonnier."""
+    variant: str = ""
+    """A variant of the paper's ablations instead of the network (M, MS, WM, WSR, WMS, ALL, range-3, range-3-6, range-4,
+    conv-redir): for comparisons, its weights fit no model of the registry."""
+    width: float = 1.0
+    """A variant's channels, relative to the paper's."""
     mirrors: int = 1
     """How often a batch that the engine has made is shown, up to 4: as it is, mirrored left to right, top to bottom, both."""
 
@@ -52,6 +58,10 @@ class PyramidRecipe(Recipe):
         super().__post_init__()
         if not 1 <= self.mirrors <= WAYS:
             raise UsageError(f"mirrors={self.mirrors}: must be 1 to {WAYS}")
+
+    def network(self) -> nn.Module:
+        """The recipe's network, or the variant."""
+        return LiteFlowNet(variant(self.variant, self.width)) if self.variant else super().network()
 
     def batches(self, source: Source, index: int) -> PairBatch:
         """Batch number `index`; see `mirrors`."""

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from flowkit.errors import UsageError
 from flowkit.models import liteflownet as family
 from flowkit.models.liteflownet import LITEFLOWNET, LITEFLOWNET2, LITEFLOWNETX, LiteFlowNet, doubled
+from flowkit.models.liteflownet_variants import VARIANTS, variant
 
 FIXED = {"upflow": 2 * 16, "upcorr": 49 * 16}
 """Sizes of the fixed enlargements that published files hold as weights."""
@@ -96,11 +98,11 @@ def test_flows_come_level_by_level_in_pixels() -> None:
     [("M", "M"), ("MS", "MS"), ("WM", "M"), ("WSR", "SR"), ("WMS", "MS"), ("ALL", "MSR")],
 )
 def test_variants_of_table_6(variant: str, units: str) -> None:
-    config = family.VARIANTS[variant]
+    config = VARIANTS[variant]
     assert {step[0] for step in config.steps} == set(units)
     assert config.warping == (variant not in ("M", "MS"))
     # without M, S is as deep as M and S are together
-    assert convolutions(LiteFlowNet(family.VARIANTS["WSR"])) == convolutions(LiteFlowNet(family.VARIANTS["ALL"]))
+    assert convolutions(LiteFlowNet(VARIANTS["WSR"])) == convolutions(LiteFlowNet(VARIANTS["ALL"]))
 
 
 def test_without_warping_nothing_is_warped(monkeypatch) -> None:
@@ -113,14 +115,23 @@ def test_without_warping_nothing_is_warped(monkeypatch) -> None:
         tiny(regularised=False)(*pair(32, 32))
 
 
-@pytest.mark.parametrize("setting", sorted(family.COST_VOLUMES))
-def test_cost_volumes_of_table_7(setting: str) -> None:
-    config = replace(LITEFLOWNET2, costs=family.COST_VOLUMES[setting][0], default_cost=family.COST_VOLUMES[setting][1])
+@pytest.mark.parametrize(
+    ("name", "costs", "finest_grid"), [("range-3", 49, 1), ("range-3-6", 49, 2), ("range-4", 81, 1)]
+)
+def test_cost_volumes_of_table_7(name: str, costs: int, finest_grid: int) -> None:
+    config = variant(name, width=0.1)
     network = LiteFlowNet(config).eval()
     channels = {level: network.nete[str(level)].matching.layers[0].in_channels for level in config.levels}
-    assert channels == dict.fromkeys(config.levels, 81 if setting == "4" else 49)
+    assert channels == dict.fromkeys((6, 5, 4, 3), costs) and config.cost(3).stride == finest_grid
     with torch.no_grad():
         assert network(*pair(32, 64)).flow.shape == (1, 2, 32, 64)
+
+
+def test_narrow_variants() -> None:
+    assert variant("ALL") == LITEFLOWNET and variant("range-3-6").cost(3) == LITEFLOWNET2.cost(3)
+    assert variant("conv-redir", 0.5).redirected == 16 and variant("WM", 0.5).features == (16, 16, 32, 48, 64, 96)
+    with pytest.raises(UsageError, match="range-4"):
+        variant("nonsense")
 
 
 def test_redirected_features_join_the_costs() -> None:

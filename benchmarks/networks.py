@@ -1,20 +1,25 @@
-"""RAFT here against torchvision's and ptlflow's: the same weights and pictures, so the same flow; time and memory.
+"""Networks here against torchvision's and ptlflow's: the same weights and pictures, so the same flow; time and memory.
 
-    .venv/bin/python benchmarks/raft.py --torchvision-python VENV1/bin/python --ptlflow-python VENV2/bin/python
-        [--models raft raft-small] [--sizes 436x1024 1080x1920] [--threads 2] [--repeats 5] [--device cpu] [--output raft.json]
+    .venv/bin/python benchmarks/networks.py --torchvision-python VENV1/bin/python --ptlflow-python VENV2/bin/python
+        [--models raft raft-small liteflownet liteflownet2 pwcnet] [--sizes 436x1024 1080x1920] [--threads 2] [--repeats 5]
+        [--device cpu] [--output networks.json]
 
 Each peer lives in an environment of its own, with this torch: `pip install torch==...`, `pip install --no-deps torchvision`;
 for ptlflow also `pip install --no-deps ptlflow timm` and what it then asks for. A torchvision wheel made for CUDA will do
-beside a CPU-only torch: RAFT needs none of its compiled operators. torchvision takes no side below 128.
+beside a CPU-only torch: RAFT needs none of its compiled operators. torchvision has RAFT alone, and takes no side below 128.
 
 Weights are random, pictures smooth noise. Every measurement is a process of its own, which warms up on a small picture and
 then runs once; the processes take turns. Seconds are medians over the repeats, "cpu" those that all threads worked; peak
-memory is the process's resident size (on CUDA: what the allocator reached). Sizes are padded to multiples of 8 beforehand.
+memory is the process's resident size (on CUDA: what the allocator reached). Sizes are padded to multiples of 64 beforehand.
+
+ptlflow's LiteFlowNets and PWC-Net do some things otherwise than the published networks: tests/models/test_ptlflow_parity.py
+names them one by one and shows that the networks are equal without them. The work is the same; the flows here differ by them.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -34,14 +39,27 @@ import torch.nn.functional as F  # noqa: N812
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def flowkit_network(model: str, state: dict[str, torch.Tensor], iterations: int, device: str, lookup: str) -> Network:
-    from flowkit.models.convert_raft import convert
-    from flowkit.models.registry import build
+RAFTS = ("raft", "raft-small")
+PTLFLOW = {
+    "raft": ("raft.raft", "RAFT"),
+    "raft-small": ("raft.raft", "RAFTSmall"),
+    "liteflownet": ("liteflownet.liteflownet", "liteflownet"),
+    "liteflownet2": ("liteflownet.liteflownet2", "liteflownet2"),
+    "pwcnet": ("pwcnet.pwcnet", "pwcnet"),
+}
+"""Where ptlflow has each network: module below ptlflow.models, and class."""
+
+
+def flowkit_network(
+    model: str, state: dict[str, torch.Tensor], iterations: int, device: str, lookup: str = ""
+) -> Network:
+    from flowkit.models.registry import build, network_spec, resolve
 
     net = build(model).eval()
-    net.load_state_dict(convert(state))
+    net.load_state_dict(resolve(network_spec(model).convert)(state))
     net = net.to(device, memory_format=torch.channels_last)
-    return lambda a, b: net(a, b, iterations=iterations, lookup=lookup).flow
+    options = {"iterations": iterations, "lookup": lookup} if model in RAFTS else {}
+    return lambda a, b: net(a, b, **options).flow
 
 
 def torchvision_network(model: str, state: dict[str, torch.Tensor], iterations: int, device: str) -> Network:
@@ -55,14 +73,17 @@ def torchvision_network(model: str, state: dict[str, torch.Tensor], iterations: 
 
 
 def ptlflow_network(model: str, state: dict[str, torch.Tensor], iterations: int, device: str) -> Network:
-    declare_operators()
-    from ptlflow.models.raft.raft import RAFT, RAFTSmall
-
-    net = (RAFT if model == "raft" else RAFTSmall)(iters=iterations).eval()
+    net = ptlflow_model(model, **({"iters": iterations} if model in RAFTS else {}))
     net.load_state_dict(state)
     net = net.to(device)
     # It takes BGR and pads by itself, which at these sizes does nothing.
     return lambda a, b: net({"images": torch.stack([a.flip(1), b.flip(1)], dim=1)})["flows"][:, 0]
+
+
+def ptlflow_model(model: str, **options: int) -> torch.nn.Module:
+    declare_operators()
+    module, name = PTLFLOW[model]
+    return getattr(importlib.import_module(f"ptlflow.models.{module}"), name)(**options).eval()
 
 
 def declare_operators() -> None:
@@ -86,7 +107,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job["threads"])
     device = job["device"]
     state = torch.load(job["weights"], weights_only=True)
-    options = {"lookup": job["lookup"]} if job["which"] == "flowkit" else {}
+    options = {"lookup": job["lookup"]} if job["lookup"] else {}
     net = NETWORKS[job["which"]](job["model"], state, job["iterations"], device, **options)
     a, b = (picture.to(device) for picture in torch.load(job["pictures"], weights_only=True))
 
@@ -146,10 +167,29 @@ def in_torchvision_names(python: str, model: str, ours: dict[str, torch.Tensor])
     return {names[int(tensor.flatten()[0])]: ours[name] for name, tensor in convert(numbered).items()}
 
 
-def make_weights(model: str, folder: Path, torchvision_python: str | None) -> dict[str, str]:
+def random_ptlflow_weights(model: str, path: str) -> None:
+    """A file with ptlflow's own initial weights, but for the fixed enlargements, which are as published."""
+    torch.manual_seed(0)
+    state = ptlflow_model(model).state_dict()
+    for name, tensor in state.items():
+        if name.endswith(("up_flow.weight", "up_corr.weight")):
+            rising = torch.arange(tensor.shape[-1]) + 0.5
+            line = torch.minimum(rising, tensor.shape[-1] - rising) / (tensor.shape[-1] / 2)
+            tensor.copy_((line[:, None] * line).expand_as(tensor))
+    torch.save(state, path)
+
+
+def make_weights(model: str, folder: Path, pythons: dict[str, str | None]) -> dict[str, str]:
     """Files with the same random weights under the names of each."""
     from flowkit.models.registry import build
 
+    if model not in RAFTS:
+        path, python = str(folder / f"{model}.pt"), pythons["ptlflow"]
+        if python is None:
+            raise SystemExit(f"{model}: only ptlflow has it; give --ptlflow-python")
+        subprocess.run([python, __file__, "--random", model, path], capture_output=True, check=True)
+        return dict.fromkeys(("flowkit", "ptlflow"), path)
+    torchvision_python = pythons["torchvision"]
     torch.manual_seed(0)
     ours = build(model).state_dict()
     for name, tensor in ours.items():
@@ -172,7 +212,7 @@ def make_pictures(size: str, folder: Path) -> str:
     height, width = (int(side) for side in size.split("x"))
     coarse = torch.rand(2, 3, height // 10, width // 10, generator=torch.Generator().manual_seed(0))
     pictures = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=False).clamp(0, 1)
-    pictures = F.pad(pictures, (0, -width % 8, 0, -height % 8), mode="replicate")
+    pictures = F.pad(pictures, (0, -width % 64, 0, -height % 64), mode="replicate")
     path = str(folder / f"{size}.pt")
     torch.save((pictures[:1].clone(), pictures[1:].clone()), path)
     return path
@@ -181,10 +221,10 @@ def make_pictures(size: str, folder: Path) -> str:
 def compare(model: str, size: str, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """One row for each of flowkit's lookups and each peer."""
     pythons = {"torchvision": arguments.torchvision_python, "ptlflow": arguments.ptlflow_python}
-    weights = make_weights(model, folder, arguments.torchvision_python)
+    weights = make_weights(model, folder, pythons)
     pictures = make_pictures(size, folder)
-    who = [("flowkit", sys.executable, lookup) for lookup in arguments.lookups]
-    who += [(name, python, "") for name, python in pythons.items() if python]
+    who = [("flowkit", sys.executable, lookup) for lookup in (arguments.lookups if model in RAFTS else [""])]
+    who += [(name, python, "") for name, python in pythons.items() if python and name in weights]
     runs: dict[str, list[dict[str, Any]]] = {}
     for _ in range(arguments.repeats):
         for which, python, lookup in who:
@@ -235,7 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torchvision-python")
     parser.add_argument("--ptlflow-python")
-    parser.add_argument("--models", nargs="+", default=["raft", "raft-small"])
+    parser.add_argument("--models", nargs="+", default=["raft", "raft-small"], choices=list(PTLFLOW))
     parser.add_argument("--sizes", nargs="+", default=["436x1024", "1080x1920"])
     parser.add_argument("--lookups", nargs="+", default=["auto"], help="flowkit's: auto, volume, ondemand")
     parser.add_argument("--iterations", type=int, default=12)
@@ -245,7 +285,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--shapes", help=argparse.SUPPRESS)
+    parser.add_argument("--random", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.random:
+        random_ptlflow_weights(*arguments.random)
+        return
     if arguments.work or arguments.shapes:
         answer = work(json.loads(arguments.work)) if arguments.work else torchvision_shapes(arguments.shapes)
         print(json.dumps(answer))
@@ -256,12 +300,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for model in arguments.models:
             for size in arguments.sizes:
-                rows += compare(model, size, arguments, Path(folder))
-                show(
-                    rows[
-                        -len(arguments.lookups) - bool(arguments.torchvision_python) - bool(arguments.ptlflow_python) :
-                    ]
-                )
+                found = compare(model, size, arguments, Path(folder))
+                show(found)
+                rows += found
     if arguments.output:
         arguments.output.write_text(json.dumps(rows, indent=2) + "\n")
 
