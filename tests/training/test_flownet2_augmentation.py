@@ -176,6 +176,16 @@ def test_crops_show_nothing_from_beyond_the_picture():
     assert not shows_only(np.diag([1.0, 1, 1]) + np.array([[0, 0, 0.01], [0, 0, 0], [0, 0, 0]]), CROP, CROP)
 
 
+def test_image1_moves_beyond_image0_within_the_crop():
+    """Twice as large, then a tenth of the crop (96 wide, 64 high) further right and down, whatever the zoom."""
+    twice = replace(without(Motion()), zoom=Uniform(0.0, np.log(2), exp=True))
+    further = replace(without(Motion()), translate=Uniform(0.0, 0.1))
+    drawn = replace(CHAIRS, motion=twice, relative=further).place(SIZE, CROP, np.random.default_rng(0))
+    assert drawn.to_crop0 @ [79.5, 59.5, 1] == pytest.approx([47.5, 31.5, 1])
+    assert drawn.to_crop1 @ [79.5, 59.5, 1] == pytest.approx([47.5 - 9.6, 31.5 - 6.4, 1])
+    assert drawn.to_crop1[:2, :2] == pytest.approx(2 * np.eye(2))
+
+
 def test_mirroring():
     flow = np.broadcast_to(np.float32([3, -2]).reshape(2, 1, 1), (2, *SIZE)).copy()
     still = replace(FlowNet2Augmentation(**COLOURLESS), **STILL)
