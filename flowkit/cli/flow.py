@@ -132,7 +132,7 @@ def _preset(model: str, preset: Preset | None) -> dict[str, str]:
     if not model_spec(model).network:
         return {"preset": (preset or Preset.FINE).value}
     if preset is not None:
-        raise UsageError(f"--preset {preset}: {model!r} is a network and has none; it has --iters")
+        raise UsageError(f"--preset {preset}: {model!r} is a network and has none; leave the option out")
     return {}
 
 

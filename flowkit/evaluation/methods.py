@@ -72,6 +72,20 @@ def _flow(image0: Image, image1: Image, sample: Sample, **options: object) -> An
     return _dense(flow(image0, image1, **options)), "ok"  # type: ignore[arg-type]
 
 
+def _farneback(image0: Image, image1: Image, sample: Sample, **_: object) -> Answer:
+    """OpenCV's Farneback with the parameters of its documentation's example; image1 is brought to image0's size for it."""
+    import cv2
+    import torch
+
+    from flowkit.geometry.grids import resize_flow
+    from flowkit.pipelines.prepare import resized
+
+    size, size1 = image0.grey8.shape, image1.grey8.shape
+    found = cv2.calcOpticalFlowFarneback(image0.grey8, resized(image1.grey8, size), None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    uv = resize_flow(torch.from_numpy(found).permute(2, 0, 1), size, size, size1)
+    return {"uv": uv.numpy().astype(np.float32)}, "ok"
+
+
 def _align(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
     from flowkit.pipelines.align import align
 
@@ -192,6 +206,7 @@ _MATCHER = ("features", "feature_weights", "max_keypoints", "guide")
 _DENSE = {
     "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, dense=True),
     "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, dense=True),
+    "farneback": Entry(_farneback, dense=True),
     "dis+matches": Entry(_flow, {"model": "dis", "preset": "fine", "init": "matches"}, ("features",), dense=True),
     "flow": Entry(_flow, {}, ("model", "preset", "init", "features", *_NETWORK), dense=True),
     "align": Entry(_align, {}, ("model", "features", "effort"), dense=True),

@@ -115,7 +115,7 @@ def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str | 
         raise UsageError(f"--init {init}: unknown; use one of {', '.join(INITS)}")
     if spec.network:
         if preset is not None:
-            raise UsageError(f"--preset {preset}: {spec.name!r} has none; it has --iters")
+            raise UsageError(f"--preset {preset}: {spec.name!r} has none; leave the option out")
         if init not in (None, "none") and initial is not None:
             raise UsageError(f"--init {init}: a flow to start from is given already; leave one of them out")
         check_settings(spec, settings)

@@ -26,7 +26,16 @@ def mirrored(batch: PairBatch, number: int) -> PairBatch:
         return batch
     kept = {
         name: getattr(batch, name).flip(axes)
-        for name in ("image0", "image1", "flow", "valid", "occlusion", "backward", "backward_valid", "backward_occlusion")
+        for name in (
+            "image0",
+            "image1",
+            "flow",
+            "valid",
+            "occlusion",
+            "backward",
+            "backward_valid",
+            "backward_occlusion",
+        )
         if getattr(batch, name) is not None
     }
     for name in {"flow", "backward"} & kept.keys():

@@ -115,7 +115,7 @@ def test_converted_weights_are_used(images, call, capsys):
         (("--model", "constant"), 4, "flowkit weights convert"),
         (("--model", "raft"), 4, "not shipped"),
         (("--model", "constant", "--weights", "absent.safetensors"), 4, "no such weights file"),
-        (("--model", "constant", "--preset", "fast"), 2, "--iters"),
+        (("--model", "constant", "--preset", "fast"), 2, "leave the option out"),
         (("--model", "constant", "--iters", "0"), 2, "--iters"),
         (("--model", "constant", "--tile-size", "8"), 2, "--tile-size 8"),
         (("--model", "constant", "--tile-size", "256", "--no-tile"), 2, "not together"),

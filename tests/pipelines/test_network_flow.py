@@ -189,7 +189,7 @@ def test_what_overflows_is_computed_again_in_fp32(loaded, monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"preset": "fine"}, "--iters"),
+        ({"preset": "fine"}, "leave the option out"),
         ({"iterations": 0}, "--iters 0"),
         ({"precision": "fp64"}, "--precision fp64"),
         ({"precision": "fp16", "device": "cpu"}, "use bf16 or fp32"),
