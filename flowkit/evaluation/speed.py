@@ -142,14 +142,14 @@ def find_ptlflow(python: str | None = None) -> str | None:
     """
     if python is None:
         return sys.executable if find_spec("ptlflow") is not None else None
-    ask = "import importlib.util, sys; sys.exit(any(importlib.util.find_spec(n) is None for n in ('torch', 'ptlflow')))"
+    ask = "import importlib.util as i; print(all(map(i.find_spec, ('torch', 'ptlflow'))))"
     try:
-        done = subprocess.run([python, "-c", ask], capture_output=True, check=False)
+        done = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
     except OSError as error:
         raise UsageError(f"--ptlflow-python {python}: cannot be run ({error.strerror})") from None
-    if done.returncode:
+    if done.stdout.strip() != "True":
         raise UsageError(
-            f"--ptlflow-python {python}: has no torch or no ptlflow; give the Python where both are installed"
+            f"--ptlflow-python {python}: has no torch or no ptlflow; give a Python where both are installed"
         )
     return python
 

@@ -191,3 +191,5 @@ def test_names_and_sizes_that_do_not_exist():
         speed.settings(device="gpu")
     with pytest.raises(UsageError, match="cannot be run"):
         find_ptlflow("/nowhere/python")
+    with pytest.raises(UsageError, match="no ptlflow"):
+        find_ptlflow("true")  # no Python at all
