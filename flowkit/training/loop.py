@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.batch import PairBatch
-from flowkit.errors import EXIT_INPUT, EXIT_PARTIAL_BATCH, FlowkitError, is_out_of_memory
+from flowkit.errors import EXIT_INPUT, EXIT_PARTIAL_BATCH, FlowkitError, UsageError, is_out_of_memory
 from flowkit.io.atomic import remove_stale
 from flowkit.io.weights import write_weights
 from flowkit.training.checkpoints import SHARD_SIZE, clear, read_checkpoint, write_checkpoint
@@ -113,6 +113,7 @@ class _Run:
         self.fabric: Fabric = make_fabric(plan.device, partial=any(stage.until for stage in recipe.stages))
         self.device = self.fabric.device
         self.stages = [recipe.at_stage(index) for index in range(max(1, len(recipe.stages)))]
+        self._check_crops()
         torch.manual_seed(recipe.seed)
         network = recipe.network()
         if plan.init is not None and not plan.resume:
@@ -129,6 +130,13 @@ class _Run:
         self.started = time.monotonic() - self.progress.elapsed
         self.scores: dict[str, float] = {}
         self.began_at = self.saved = self.validated = self.progress.step
+
+    def _check_crops(self) -> None:
+        divisor = self.recipe.divisor()
+        for stage in self.stages:
+            if stage.size[0] % divisor or stage.size[1] % divisor:
+                crop = f"{stage.size[0]},{stage.size[1]}"
+                raise UsageError(f"size={crop}: {self.recipe.model} takes crops whose sides are divisible by {divisor}")
 
     @property
     def progress(self) -> Progress:

@@ -45,7 +45,11 @@ def mirrored(batch: PairBatch, number: int) -> PairBatch:
     return PairBatch(**kept, made={**batch.made, "mirrored": number})
 
 
-@lru_cache(maxsize=1)
 def remembered(source: Source, count: int, size: Size, seed: int) -> PairBatch:
     """`source.batch(...)`, the last one kept: its mirror images follow one another."""
+    return _made(source, count, size, seed)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1)
+def _made(source: Source, count: int, size: Size, seed: int) -> PairBatch:
     return source.batch(count, size, seed)

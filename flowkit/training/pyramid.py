@@ -155,29 +155,6 @@ LITEFLOWNET2 = replace(
     stages=level_by_level(3, {6: 1e-4, 5: 1e-4, 4: 1e-4, 3: 6e-5}),
     steps=1_900_000,
 )
-LITEFLOWNETX = replace(
-    _COMMON,
-    model="liteflownetx",
-    batch=8,
-    stages=(
-        Stage(share=0.10, size=(128, 192), max_displacement=4),
-        Stage(share=0.15, size=(128, 192), max_displacement=10),
-        Stage(share=0.20, size=(160, 224), max_displacement=24),
-        Stage(share=0.25, size=(192, 256), max_displacement=48),
-        Stage(share=0.30, size=(256, 384), batch=4, max_displacement=100),
-    ),
-    mirrors=2,
-    weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)),
-    epsilon=1e-4,
-    options={"through_flows": False},
-    schedule="onecycle",
-    learning_rate=1e-3,
-    clip=1.0,
-    engine=EngineSettings(both_ways=True),
-    steps=20_000,
-    checkpoint_every=250,
-    validate_every=500,
-)
 PWCNET = replace(
     _COMMON,
     model="pwcnet",
@@ -188,6 +165,74 @@ PWCNET = replace(
     steps=1_200_000,
 )
 
+_GROWING = (
+    Stage(share=0.15, size=(128, 192), max_displacement=10),
+    Stage(share=0.25, size=(128, 192), max_displacement=24),
+    Stage(share=0.30, size=(192, 256), batch=4, max_displacement=48),
+    Stage(share=0.30, size=(256, 384), batch=3, max_displacement=100),
+)
+"""All levels at once on motions that grow: in hours on two cores that gets further than level by level."""
+_CPU = replace(
+    _COMMON,
+    stages=_GROWING,
+    mirrors=2,
+    epsilon=1e-4,
+    options={"through_flows": False},
+    schedule="onecycle",
+    learning_rate=5e-4,
+    clip=1.0,
+    engine=EngineSettings(both_ways=True),
+    steps=20_000,
+    checkpoint_every=250,
+    validate_every=500,
+)
+LITEFLOWNETX = replace(
+    _CPU,
+    model="liteflownetx",
+    stages=(
+        Stage(share=0.10, size=(128, 192), max_displacement=4),
+        Stage(share=0.15, size=(128, 192), max_displacement=10),
+        Stage(share=0.20, size=(160, 224), max_displacement=24),
+        Stage(share=0.25, size=(192, 256), max_displacement=48),
+        Stage(share=0.30, size=(256, 384), batch=4, max_displacement=100),
+    ),
+    weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)),
+    learning_rate=1e-3,
+)
+
+
+def _on_public_pairs(first: PyramidRecipe) -> dict[str, PyramidRecipe]:
+    """FlyingChairs, FlyingThings3D and the two fine-tunings (sections 6.1 and 6.3), each begun with --init from the one before."""
+    things = replace(
+        first,
+        source="liteflownet-things",
+        size=(384, 768),
+        batch=4,
+        stages=(),
+        learning_rate=3e-6 if first.stages else 1e-5,
+        milestones=(0.4, 0.6, 0.8),
+        steps=500_000,
+    )
+    robust = replace(things, learning_rate=5e-5, penalty="charbonnier", q=0.4, epsilon=0.01, steps=600_000)
+    name = first.model
+    return {
+        f"{name}-chairs": replace(first, source="liteflownet-chairs"),
+        f"{name}-things": things,
+        f"{name}-sintel": replace(robust, source="liteflownet-sintel"),
+        f"{name}-kitti": replace(robust, source="liteflownet-kitti", size=(320, 896)),
+    }
+
+
 PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
-    {recipe.model: recipe for recipe in (LITEFLOWNET, LITEFLOWNET2, LITEFLOWNETX, PWCNET)}
+    {
+        "liteflownet": LITEFLOWNET,
+        "liteflownet2": LITEFLOWNET2,
+        "liteflownetx": LITEFLOWNETX,
+        "pwcnet": PWCNET,
+        "liteflownet2-cpu": replace(_CPU, model="liteflownet2", weights=LITEFLOWNET2.weights),
+        **_on_public_pairs(LITEFLOWNET),
+        **_on_public_pairs(LITEFLOWNET2),
+        **_on_public_pairs(PWCNET),
+        "pwcnet-cpu": replace(_CPU, model="pwcnet", weights=(*PWCNET_WEIGHTS, (1, 3.125e-4))),
+    }
 )

@@ -15,7 +15,7 @@ import torch
 from tiny_training import TINY, TinyRecipe
 
 from flowkit.batch import concatenate
-from flowkit.errors import WeightsError
+from flowkit.errors import UsageError, WeightsError
 from flowkit.training import loop
 from flowkit.training.checkpoints import read_checkpoint, read_index
 from flowkit.training.feeding import Maker
@@ -324,3 +324,8 @@ def test_best_is_what_validated_best(recipe, material, tmp_path):
     index = read_index(tmp_path / "best")
     assert index["step"] == min(errors, key=errors.get)
     assert index["best"] == pytest.approx(min(errors.values()), rel=1e-4)
+
+
+def test_crops_that_the_network_does_not_take_are_refused(recipe, material, tmp_path):
+    with pytest.raises(UsageError, match=r"size=24,30: tiny takes crops whose sides are divisible by 4"):
+        train(replace(recipe, size=(24, 30)), material, Plan(tmp_path, Budget(1)))

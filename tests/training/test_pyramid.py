@@ -97,18 +97,18 @@ def test_a_run_resumes_exactly_at_and_within_stages(material, tmp_path: Path, st
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(replace(TINY, checkpoint_every=1), material, Plan(whole, Budget(6)))
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     class Fragile(SmallPyramid):
         def loss(self, prediction, batch):
             Fragile.steps += 1
             if Fragile.steps > stop:
-                raise Killed
+                raise KilledError
             return super().loss(prediction, batch)
 
     Fragile.steps = 0
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(replace(Fragile(**vars(TINY)), checkpoint_every=1), material, Plan(parts, Budget(6)))
     train(replace(TINY, checkpoint_every=1), material, Plan(parts, Budget(6), resume=True))
     for group in ("model", "ema"):
@@ -140,4 +140,7 @@ def test_the_loss_has_the_papers_weights(material) -> None:
     network = TINY.network().train()
     terms = TINY.loss(TINY.predict(network, batch.image0, batch.image1), batch)
     robust = replace(TINY, penalty="charbonnier", epsilon=0.01, q=0.4)
-    assert terms["loss"] > 0 and terms["loss"] != robust.loss(TINY.predict(network, batch.image0, batch.image1), batch)["loss"]
+    assert (
+        terms["loss"] > 0
+        and terms["loss"] != robust.loss(TINY.predict(network, batch.image0, batch.image1), batch)["loss"]
+    )
