@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/liteflownet_ablation.py --photos DIR --root ROOT --output DIR [--steps 1000]
         [--rows M,MS,WM,WSR,WMS,ALL,range-3,range-3-6,range-4,conv-redir] [--width 0.5] [--set FIELD=VALUE ...]
 
-Each row is `flowkit train liteflownet --set variant=ROW` over the same pairs of the engine, from weights of the same seed, for as
-many steps; rows that are trained already are not trained again, a row that was interrupted goes on. All levels are trained at
-once (stages=[]), on small crops with motions up to 24 pixels, unless --set says otherwise; `--width` narrows all channels.
+Each row is `flowkit train liteflownet --set variant=ROW` over the same pairs of the engine, from weights of the same seed, for
+as many steps; rows that are trained already are not trained again, a row that was interrupted goes on. All levels are trained
+at once (stages=[]), on small crops with motions up to 24 pixels, unless --set says otherwise; `--width` narrows all channels.
 
 Then the mean end-point errors in pixels on scenes of the engine over photographs that were held out, and on the flow pairs of
 ROOT; and the milliseconds of one 436x1024 pair at full width, alone on this machine's threads (medians, the rows in turns).

@@ -19,12 +19,12 @@ def warped(features1: Tensor, flow: Tensor) -> Tensor:
     """(B, C, H, W): features of image1 (B, C, H1, W1) where a flow (B, 2, H, W) in cells points at; bilinear, 0 outside.
 
     Cells outside that have a share in a sample count as 0. In the precision of the features; places are float32, or float64.
-    Differentiable once in both. On the CPU cells are gathered as rows, which needs the channels innermost; on CUDA a Triton
-    kernel, where triton is installed; elsewhere `warped_reference`.
+    Differentiable once in both. On CUDA a Triton kernel, where triton is installed; on the CPU cells are gathered as rows
+    where channels lie innermost (channels_last) or gradients are wanted; otherwise `warped_reference`.
     """
     if (kernels := triton_kernels("warping", features1)) is not None:
         return _Kernels.apply(kernels, features1, flow)
-    if features1.device.type == "cpu":
+    if features1.device.type == "cpu" and (_learning(features1, flow) or _rows_lie_ready(features1)):
         return _gathered(features1, flow)
     return warped_reference(features1, flow)
 
@@ -44,6 +44,14 @@ def warped_reference(features1: Tensor, flow: Tensor) -> Tensor:
     grid = (2 * _targets(flow).movedim(1, -1) + 1) / size - 1
     found = F.grid_sample(features1.to(flow.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return found.to(features1.dtype)
+
+
+def _learning(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _rows_lie_ready(features: Tensor) -> bool:
+    return features.is_contiguous(memory_format=torch.channels_last)
 
 
 def _targets(flow: Tensor) -> Tensor:

@@ -189,13 +189,24 @@ class _Run:
                 terms = self._terms(model, batch.to(self.device), self.stages[stage])
                 self.fabric.backward(terms["loss"] / recipe.accumulate)
             meter.add(terms, step)
-        norm = self.fabric.clip_gradients(model, optimiser, max_norm=recipe.clip or 1e30, error_if_nonfinite=False)
-        assert norm is not None
+        norm = self._clipped(model, optimiser)
         meter.add({"gradient": norm}, step)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         self.progress.step += 1
         self.state.update_average()
+
+    def _clipped(self, model: nn.Module, optimiser: Any) -> Tensor:
+        """The norm of the whole gradient, which is clipped as the recipe says."""
+        limit = self.recipe.clip or 1e30
+        if not self.recipe.clip_each:
+            norm = self.fabric.clip_gradients(model, optimiser, max_norm=limit, error_if_nonfinite=False)
+            assert norm is not None
+            return norm
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        torch._foreach_mul_(gradients, list((limit / norms.clamp_min(limit)).unbind()))
+        return norms.norm()
 
     def _enter(self, stage: int) -> None:
         """Before the first step of a stage, which an interrupted run may have taken already."""

@@ -95,6 +95,8 @@ class Recipe:
     """AdamW's epsilon."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 does not clip."""
+    clip_each: bool = False
+    """Clip the gradient of each tensor by itself, so that one that explodes does not hold up the others."""
     schedule: Literal["onecycle", "multistep", "constant"] = "onecycle"
     """How the learning rate goes over the run."""
     warmup: float = 0.05

@@ -186,6 +186,28 @@ def test_long_gradients_are_clipped(plain, material, tmp_path):
     assert lines(tmp_path, "train")[0]["gradient"] > 0.01, "the log has the norm before clipping"
 
 
+def test_each_gradient_is_clipped_by_itself(plain, material, tmp_path):
+    steep = replace(plain, clip=1e-3, clip_each=True, betas=(0.0, 0.0), steps=1)
+    torch.manual_seed(steep.seed)
+    network = steep.network()
+    batch = steep.batches(steep.source_from(material), 0)
+    steep.loss(steep.predict(network.train(), batch.image0, batch.image1), batch)["loss"].backward()
+    wanted = {name: p.grad.norm() for name, p in network.named_parameters()}
+    seen = {}
+
+    class Watched(loop._Run):
+        def _clipped(self, model, optimiser):
+            norm = super()._clipped(model, optimiser)
+            seen.update({name: p.grad.norm() for name, p in self.state.network.named_parameters()}, norm=norm)
+            return norm
+
+    run = Watched(steep, material, Plan(tmp_path, Budget(1)), None)
+    run.go()
+    assert seen["norm"] == pytest.approx(float(torch.stack(list(wanted.values())).norm()), rel=1e-4)
+    for name, norm in wanted.items():
+        assert float(seen[name]) == pytest.approx(min(float(norm), 1e-3), rel=1e-4)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(recipe, material, tmp_path):
     broken = replace(recipe, broken_from=4)
     with pytest.raises(Diverged) as told:
