@@ -53,7 +53,7 @@ def flow(
     """Dense flow: AEPE, Fl, shares within 1/3/5 px. Homography data sets count where they land inside image1.
 
     hpatches-flow-v and -i, with -240 or -original at their end, are LIFE's protocol, by level I..V.
-    Methods: dis, dis-fast, dis+matches, align, align-multi-h, or flow with --model.
+    Methods: dis, dis-fast, dis+matches, farneback, align, align-multi-h, or flow with --model.
     """
     _one("flow", dataset, root, choice.method, choice.varied(), running)
 
