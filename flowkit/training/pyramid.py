@@ -166,10 +166,11 @@ PWCNET = replace(
 )
 
 _GROWING = (
+    Stage(share=0.10, size=(128, 192), max_displacement=4),
     Stage(share=0.15, size=(128, 192), max_displacement=10),
-    Stage(share=0.25, size=(128, 192), max_displacement=24),
-    Stage(share=0.30, size=(192, 256), batch=4, max_displacement=48),
-    Stage(share=0.30, size=(256, 384), batch=3, max_displacement=100),
+    Stage(share=0.20, size=(160, 224), max_displacement=24),
+    Stage(share=0.25, size=(192, 256), max_displacement=48),
+    Stage(share=0.30, size=(256, 384), batch=4, max_displacement=100),
 )
 """All levels at once on motions that grow: in hours on two cores that gets further than level by level."""
 _CPU = replace(
@@ -179,7 +180,7 @@ _CPU = replace(
     epsilon=1e-4,
     options={"through_flows": False},
     schedule="onecycle",
-    learning_rate=5e-4,
+    learning_rate=1e-3,
     clip=1.0,
     clip_each=True,  # distances of R go into an exponential squared: their gradients explode now and then
     engine=EngineSettings(both_ways=True),
@@ -187,19 +188,7 @@ _CPU = replace(
     checkpoint_every=250,
     validate_every=500,
 )
-LITEFLOWNETX = replace(
-    _CPU,
-    model="liteflownetx",
-    stages=(
-        Stage(share=0.10, size=(128, 192), max_displacement=4),
-        Stage(share=0.15, size=(128, 192), max_displacement=10),
-        Stage(share=0.20, size=(160, 224), max_displacement=24),
-        Stage(share=0.25, size=(192, 256), max_displacement=48),
-        Stage(share=0.30, size=(256, 384), batch=4, max_displacement=100),
-    ),
-    weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)),
-    learning_rate=1e-3,
-)
+LITEFLOWNETX = replace(_CPU, model="liteflownetx", weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)))
 
 
 def _on_public_pairs(first: PyramidRecipe) -> dict[str, PyramidRecipe]:
@@ -234,6 +223,11 @@ PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
         **_on_public_pairs(LITEFLOWNET),
         **_on_public_pairs(LITEFLOWNET2),
         **_on_public_pairs(PWCNET),
-        "pwcnet-cpu": replace(_CPU, model="pwcnet", weights=(*PWCNET_WEIGHTS, (1, 3.125e-4))),
+        "pwcnet-cpu": replace(
+            _CPU,
+            model="pwcnet",
+            weights=(*PWCNET_WEIGHTS, (1, 3.125e-4)),
+            stages=tuple(replace(s, size=(192, 256)) if s.size == (160, 224) else s for s in _GROWING),
+        ),
     }
 )
