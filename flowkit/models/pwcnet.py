@@ -36,10 +36,12 @@ class PWCNetConfig:
     """Channels of the pyramid, levels 1 to 6."""
     convolutions: int = 3
     """Convolutions per level of the pyramid: 3 as published, 2 in the paper."""
+    inside: float = 0.9999
+    """How much of a warped sample must lie in image1 for it to count."""
 
 
 PWCNET = PWCNetConfig()
-PWCNET_PAPER = PWCNetConfig(convolutions=2)
+PWCNET_PAPER = PWCNetConfig(convolutions=2, inside=0.999)
 
 
 class PWCNet(nn.Module):
@@ -75,7 +77,7 @@ class PWCNet(nn.Module):
             cells0, cells1 = features0[level - 1], features1[level - 1]
             guess = flow if level == COARSEST else up_flow
             if guess is not None:
-                cells1 = warped_inside(cells1, guess * (UNIT / 2**level))
+                cells1 = warped_inside(cells1, guess * (UNIT / 2**level), self.config.inside)
             costs = F.leaky_relu(local_correlation(cells0, cells1, RADIUS), 0.1)
             inputs = [costs] if up_flow is None else [costs, cells0, up_flow.to(costs.dtype), up_features]
             decoder = self.decoders[str(level)]

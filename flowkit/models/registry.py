@@ -100,6 +100,20 @@ _LITEFLOWNET = ModelSpec(
 _LITEFLOWNET2 = (
     "Hui, Tang and Loy, A Lightweight Optical Flow CNN: Revisiting Data Fidelity and Regularization, TPAMI 2020"
 )
+_PWCNET = ModelSpec(
+    name="pwcnet",
+    kind="network",
+    target="flowkit.models.pwcnet:pwcnet",
+    divisor=64,
+    iterations=None,
+    weights="pwcnet",
+    paper="Sun et al., PWC-Net: CNNs for Optical Flow Using Pyramid, Warping, and Cost Volume, CVPR 2018",
+    licence="Apache-2.0",
+    stride=64,
+    memory=650,
+    convert="flowkit.models.convert_pwcnet:convert",
+    sources="NVlabs' checkpoints are CC BY-NC-SA 4.0",
+)
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         spec.name: spec
@@ -159,24 +173,18 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 name="liteflownetx",
                 target="flowkit.models.liteflownet:liteflownetx",
                 memory=620,
+                init="coarse",
                 weights="liteflownetx",
                 paper=_LITEFLOWNET2,
                 convert=None,
                 sources="",
             ),
-            ModelSpec(
-                name="pwcnet",
-                kind="network",
-                target="flowkit.models.pwcnet:pwcnet",
-                divisor=64,
-                iterations=None,
-                weights="pwcnet",
-                paper="Sun et al., PWC-Net: CNNs for Optical Flow Using Pyramid, Warping, and Cost Volume, CVPR 2018",
-                licence="Apache-2.0",
-                stride=64,
-                memory=650,
-                convert="flowkit.models.convert_pwcnet:convert",
-                sources="NVlabs' checkpoints are CC BY-NC-SA 4.0",
+            _PWCNET,
+            replace(
+                _PWCNET,
+                name="pwcnet-paper",
+                target="flowkit.models.pwcnet:pwcnet_paper",
+                weights="pwcnet-paper",
             ),
             replace(_RAFT_XFEAT, name="life-small", weights="life-small", paper=f"{_LIFE}, in the small"),
         )

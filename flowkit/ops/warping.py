@@ -11,9 +11,6 @@ from torch import Tensor
 
 from flowkit.ops.kernels import triton_kernels
 
-INSIDE = 0.9999
-"""The share of a sample's weight that must lie inside for PWC-Net to believe it."""
-
 
 def warped(features1: Tensor, flow: Tensor) -> Tensor:
     """(B, C, H, W): features of image1 (B, C, H1, W1) where a flow (B, 2, H, W) in cells points at; bilinear, 0 outside.
@@ -29,13 +26,13 @@ def warped(features1: Tensor, flow: Tensor) -> Tensor:
     return warped_reference(features1, flow)
 
 
-def warped_inside(features1: Tensor, flow: Tensor) -> Tensor:
-    """The same, but 0 wherever cells outside have a share in a sample (PWC-Net's mask)."""
+def warped_inside(features1: Tensor, flow: Tensor, inside: float = 0.9999) -> Tensor:
+    """The same, but 0 wherever less than `inside` of a sample's weight lies in image1 (PWC-Net's mask)."""
     size = flow.new_tensor([features1.shape[-1], features1.shape[-2]]).view(2, 1, 1)
     points = _targets(flow)
     # a bilinear sample's weight inside is a product of one factor per axis
     share = torch.minimum(points + 1, size - points).clamp(0, 1).prod(dim=1, keepdim=True)
-    return warped(features1, flow) * (share >= INSIDE).to(features1.dtype)
+    return warped(features1, flow) * (share >= inside).to(features1.dtype)
 
 
 def warped_reference(features1: Tensor, flow: Tensor) -> Tensor:

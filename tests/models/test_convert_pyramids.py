@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowkit.cli.main import run
 from flowkit.errors import WeightsError
 from flowkit.models import convert_liteflownet, convert_pwcnet, liteflownet, pwcnet
 
@@ -150,3 +151,13 @@ def test_nvlabs_pwcnet(deep: bool) -> None:
     assert sum(t.numel() for t in theirs.values()) == (9_374_340 if deep else 8_749_280)
     assert theirs["conv6aa.0.weight" if deep else "conv6a.0.weight"].shape[1] == 128  # the one with stride 2
     assert same(convert_pwcnet.convert({f"module.{name}": tensor for name, tensor in theirs.items()}), state)
+
+
+def test_a_checkpoint_is_converted_on_the_command_line(tmp_path, capsys) -> None:
+    theirs = in_nvlabs_names(random_state(pwcnet.pwcnet_paper()), deep=False)
+    torch.save(theirs, tmp_path / "old.pth.tar")
+    files = [str(tmp_path / "old.pth.tar"), "--output", str(tmp_path / "w.safetensors")]
+    assert run(["weights", "convert", *files, "--model", "pwcnet-paper"]) == 0
+    assert "CC BY-NC-SA 4.0" in capsys.readouterr().out
+    assert run(["weights", "convert", *files, "--model", "pwcnet", "--overwrite"]) == 4
+    assert "not a checkpoint of 'pwcnet'" in capsys.readouterr().err
