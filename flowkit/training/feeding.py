@@ -28,6 +28,17 @@ Key = tuple[int, int]
 class WorkerLost(FlowkitError):  # noqa: N818
     """A process that makes batches ended without being asked to (exit 1)."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            "a process that makes pairs has died (killed, perhaps out of memory); go on with --resume, "
+            "and with a smaller --set batch=... or --set workers=0"
+        )
+
+
+def is_lost_worker(error: BaseException) -> bool:
+    """Whether torch says so: it does when a batch is asked for, or, from a signal handler, anywhere."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -133,12 +144,9 @@ def _unpacked(answers: Iterator[Any], stages: list[int]) -> Generator[tuple[int,
         try:
             arrays = next(answers)
         except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+            if not is_lost_worker(error):
                 raise
-            raise WorkerLost(
-                "a process that makes pairs has died (killed, perhaps out of memory); go on with --resume, "
-                "and with a smaller --set batch=... or --set workers=0"
-            ) from error
+            raise WorkerLost from error
         if isinstance(arrays, FlowkitError):
             raise arrays
         tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in arrays.items()}

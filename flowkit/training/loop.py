@@ -27,7 +27,7 @@ from flowkit.io.atomic import remove_stale
 from flowkit.io.weights import write_weights
 from flowkit.training.checkpoints import SHARD_SIZE, clear, read_checkpoint, write_checkpoint
 from flowkit.training.devices import make_fabric
-from flowkit.training.feeding import Place, feed
+from flowkit.training.feeding import Place, WorkerLost, feed, is_lost_worker
 from flowkit.training.log import FOLDER, RunLog
 from flowkit.training.material import Material
 from flowkit.training.meter import Meter
@@ -159,6 +159,8 @@ class _Run:
                 self._after_step(fraction, meter)
             self._finish(meter)
         except (RuntimeError, MemoryError) as error:
+            if is_lost_worker(error):
+                raise WorkerLost from error
             if not is_out_of_memory(error):
                 raise
             raise self._too_large() from error

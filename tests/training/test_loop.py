@@ -18,7 +18,7 @@ from flowkit.batch import concatenate
 from flowkit.errors import UsageError, WeightsError
 from flowkit.training import loop
 from flowkit.training.checkpoints import read_checkpoint, read_index
-from flowkit.training.feeding import Maker
+from flowkit.training.feeding import Maker, WorkerLost
 from flowkit.training.loop import Diverged, Plan, TooLarge, train
 from flowkit.training.recipe import Stage
 from flowkit.training.schedule import Budget
@@ -351,3 +351,12 @@ def test_best_is_what_validated_best(recipe, material, tmp_path):
 def test_crops_that_the_network_does_not_take_are_refused(recipe, material, tmp_path):
     with pytest.raises(UsageError, match=r"size=24,30: tiny takes crops whose sides are divisible by 4"):
         train(replace(recipe, size=(24, 30)), material, Plan(tmp_path, Budget(1)))
+
+
+def test_a_worker_that_is_killed_anywhere_is_told_in_a_line(recipe, material, tmp_path):
+    class Fragile(type(recipe)):
+        def loss(self, prediction, batch):  # torch raises it from a signal handler, wherever the run is
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+
+    with pytest.raises(WorkerLost, match="go on with --resume"):
+        train(Fragile(**vars(recipe)), material, Plan(tmp_path, Budget(2)))
