@@ -188,6 +188,8 @@ _CPU = replace(
     checkpoint_every=250,
     validate_every=500,
 )
+_WIDE = 4e-4
+"""The rate of the networks with matching: LiteFlowNet2 diverged at 1e-3 after 400 steps."""
 LITEFLOWNETX = replace(_CPU, model="liteflownetx", weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)))
 
 
@@ -219,7 +221,7 @@ PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
         "liteflownet2": LITEFLOWNET2,
         "liteflownetx": LITEFLOWNETX,
         "pwcnet": PWCNET,
-        "liteflownet2-cpu": replace(_CPU, model="liteflownet2", weights=LITEFLOWNET2.weights),
+        "liteflownet2-cpu": replace(_CPU, model="liteflownet2", weights=LITEFLOWNET2.weights, learning_rate=_WIDE),
         **_on_public_pairs(LITEFLOWNET),
         **_on_public_pairs(LITEFLOWNET2),
         **_on_public_pairs(PWCNET),
@@ -227,6 +229,7 @@ PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
             _CPU,
             model="pwcnet",
             weights=(*PWCNET_WEIGHTS, (1, 3.125e-4)),
+            learning_rate=_WIDE,
             stages=tuple(replace(s, size=(192, 256)) if s.size == (160, 224) else s for s in _GROWING),
         ),
     }
