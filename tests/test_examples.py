@@ -82,3 +82,12 @@ def test_chelsea_motion(script):
     uv = script.chelsea_flow()
     check_direction(picture(EXAMPLES / "chelsea_0.png"), picture(EXAMPLES / "chelsea_1.png"), uv, at_least=0.99)
     assert 5 < np.nanmax(np.hypot(*uv)) < 8
+
+
+@pytest.mark.parametrize("model", ["liteflownetx", "raft-xfeat"])
+def test_shipped_networks_find_the_cats_motion(script, model):
+    import flowkit
+
+    truth = script.chelsea_flow()  # 3.6 px long in the mean
+    found = flowkit.flow(EXAMPLES / "chelsea_0.png", EXAMPLES / "chelsea_1.png", model=model).uv
+    assert np.nanmean(np.hypot(*(found - truth))) < 0.6

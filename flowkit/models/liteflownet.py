@@ -147,7 +147,7 @@ class LiteFlowNet(nn.Module):
         pictures0, pictures1 = image0 - self.mean0, image1 - self.mean1
         stop = self.config.steps[-1] if until is None else until
         last = int(stop[1:])
-        features0, features1 = self.netc(torch.cat([pictures0, pictures1]))
+        features0, features1 = self.netc(pictures0, pictures1)
         smaller = zip(_halved(pictures0, COARSEST), _halved(pictures1, COARSEST), strict=True)
         pictures = dict(enumerate(smaller, start=1))
 

@@ -68,7 +68,7 @@ class PWCNet(nn.Module):
         Without `through_flows` no level's error reaches the flow of the level before it. ValueError when sizes do not fit.
         """
         check_pair(image0, image1, initial, DIVISOR)
-        features0, features1 = self.pyramid(torch.cat([image0, image1]))
+        features0, features1 = self.pyramid(image0, image1)
         flow = up_flow = up_features = None
         if initial is not None:
             flow = initial.float() * (DIVISOR / UNIT)
@@ -119,9 +119,33 @@ class Decoder(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The flow (B, 2, h, w) and everything it was made of, the newest in front."""
-        for layer in self.layers:
-            inputs = torch.cat([layer(inputs), inputs], 1)
-        return self.flow(inputs).float(), inputs
+        if torch.is_grad_enabled():
+            for layer in self.layers:
+                inputs = torch.cat([layer(inputs), inputs], 1)
+            return self.flow(inputs).float(), inputs
+        return self._without_copies(inputs)
+
+    def _without_copies(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The same: a convolution over joined parts is the sum of convolutions over the parts.
+
+        Each part is read once, for all layers that see it, instead of being copied for every one of them.
+        """
+        layers = [*(layer[0] for layer in self.layers), self.flow]  # type: ignore[index]
+        sums: list[Tensor] = []
+        parts = [inputs]
+        for number in range(len(layers)):
+            part, waiting = parts[0], layers[number:]
+            # what lies in front of this part in the input of a layer is what came after it
+            starts = [sum(DECODER[number : number + ahead]) for ahead in range(len(waiting))]
+            weights = [
+                layer.weight[:, start : start + part.shape[1]] for layer, start in zip(waiting, starts, strict=True)
+            ]
+            bias = None if sums else torch.cat([layer.bias for layer in layers])
+            shares = F.conv2d(part, torch.cat(weights), bias, padding=1).split([len(weight) for weight in weights], 1)
+            sums = [total.add_(share) for total, share in zip(sums[1:], shares, strict=True)] if sums else list(shares)
+            if number < len(DECODER):
+                parts.insert(0, F.leaky_relu(sums[0], 0.1))
+        return sums[0].float(), torch.cat(parts, 1)
 
     def enlarged(self, flow: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """What the next level is given of this one's flow and hidden features, (B, 2, 2h, 2w) each."""

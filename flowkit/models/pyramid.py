@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
@@ -20,14 +21,19 @@ class SiamesePyramid(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList(levels)
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The features by level of the first and of the second half of the batch."""
-        halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+    def forward(self, image0: Tensor, image1: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The features by level of both images."""
+        if torch.is_grad_enabled() or image0.is_cuda:
+            both = [level.chunk(2) for level in self._of(torch.cat([image0, image1]))]
+            return [first for first, _ in both], [second for _, second in both]
+        return self._of(image0), self._of(image1)  # half the memory at a time, and faster for it
+
+    def _of(self, images: Tensor) -> list[Tensor]:
+        features = []
         for level in self.levels:
             images = level(images)
-            for half, features in zip(halves, images.chunk(2), strict=True):
-                half.append(features)
-        return halves
+            features.append(images)
+        return features
 
 
 def check_pair(image0: Tensor, image1: Tensor, initial: Tensor | None, divisor: int) -> None:

@@ -50,18 +50,27 @@ def test_decoders_put_what_is_new_in_front(tiny: PWCNet) -> None:
 class Shifted(torch.nn.Module):
     """In place of the pyramid: noise, and for the second picture the same a cell to the right and two down at level 5."""
 
-    def forward(self, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        height, width = images.shape[-2:]
+    def forward(self, image0: torch.Tensor, image1: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        height, width = image0.shape[-2:]
         sizes = zip((16, 32, 64, 96, 128, 196), range(1, 7), strict=True)
         features = [torch.randn(1, channels, height >> level, width >> level) for channels, level in sizes]
         return features, [*features[:4], features[4].roll(shifts=(2, 1), dims=(2, 3)), features[5]]
+
+
+def test_without_gradients_it_is_computed_otherwise_but_the_same(tiny: PWCNet) -> None:
+    images = torch.rand(2, 2, 3, 64, 128)
+    with torch.no_grad():
+        summed = tiny(*images)
+    joined = tiny(*images)
+    assert joined.flow.requires_grad and joined.flow.abs().max() > 0.1
+    torch.testing.assert_close(summed.flow, joined.flow.detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_costs_follow_the_second_picture() -> None:
     network = pwcnet().eval()
     network.pyramid = Shifted()
     seen = {}
-    network.decoders["5"].layers[0].register_forward_pre_hook(lambda _, inputs: seen.setdefault("inputs", inputs[0]))
+    network.decoders["5"].register_forward_pre_hook(lambda _, inputs: seen.setdefault("inputs", inputs[0]))
     torch.nn.init.zeros_(network.decoders["6"].up_flow.weight)
     with torch.no_grad():
         network(*torch.zeros(2, 1, 3, 256, 320))
