@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
-from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction
+from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction, wide
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.local_convolution import local_convolution
 from flowkit.ops.warping import warped
@@ -151,7 +151,7 @@ class LiteFlowNet(nn.Module):
         smaller = zip(_halved(pictures0, COARSEST), _halved(pictures1, COARSEST), strict=True)
         pictures = dict(enumerate(smaller, start=1))
 
-        flow = None if initial is None else initial.float() * (DIVISOR / UNIT)
+        flow = None if initial is None else wide(initial) * (DIVISOR / UNIT)
         flows: list[Tensor] = []
         strides: list[int] = []
         hidden: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -239,7 +239,7 @@ class Level(nn.Module):
             flow = self.matching(compared0, self._warped(compared1, flow), flow)
             flows.append(flow)
         if self.subpixel is not None and "S" in units:
-            flow = torch.zeros_like(compared0[:, :2], dtype=torch.float32) if flow is None else given(flow)
+            flow = torch.zeros_like(wide(compared0[:, :2])) if flow is None else given(flow)
             flow, hidden["S"] = self.subpixel(compared0, self._warped(compared1, flow), flow)
             flows.append(flow)
         if self.regularization is not None and "R" in units:
@@ -273,7 +273,7 @@ class Matching(nn.Module):
         costs = doubled(costs) if stride == 2 else costs
         if self.redirect is not None:
             costs = torch.cat([costs, self.redirect(features0)], 1)
-        residual = self.flow(self.layers(costs)).float()
+        residual = wide(self.flow(self.layers(costs)))
         return residual if flow is None else flow + residual
 
 
@@ -288,7 +288,7 @@ class SubPixel(nn.Module):
     def forward(self, features0: Tensor, features1: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 2, h, w) and the last hidden features; features1 are already warped by `flow`."""
         hidden = self.layers(torch.cat([features0, features1, flow.to(features0.dtype)], 1))
-        return flow + self.flow(hidden).float(), hidden
+        return flow + wide(self.flow(hidden)), hidden
 
 
 class Regularization(nn.Module):
@@ -308,7 +308,7 @@ class Regularization(nn.Module):
         centred = flow - flow.mean(dim=(2, 3), keepdim=True)
         inputs = torch.cat([brightness.to(features.dtype), centred.to(features.dtype), features], 1)
         hidden = self.layers(inputs)
-        return local_convolution(flow, self.distance(hidden).float()), hidden
+        return local_convolution(flow, wide(self.distance(hidden))), hidden
 
 
 class PseudoLevel(nn.Module):
@@ -323,8 +323,8 @@ class PseudoLevel(nn.Module):
 
     def forward(self, flow: Tensor, subpixel: Tensor, regularization: Tensor) -> list[Tensor]:
         """Flows (B, 2, h, w) after S and R, of level 3's flow and hidden features, both half as large."""
-        flow = doubled(flow) + self.flow(self.enlarge[0](subpixel)).float()
-        return [flow, local_convolution(flow, self.distance(self.enlarge[1](regularization)).float())]
+        flow = doubled(flow) + wide(self.flow(self.enlarge[0](subpixel)))
+        return [flow, local_convolution(flow, wide(self.distance(self.enlarge[1](regularization))))]
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d:

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
-from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction
+from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction, wide
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.warping import warped_inside
 
@@ -71,7 +71,7 @@ class PWCNet(nn.Module):
         features0, features1 = self.pyramid(image0, image1)
         flow = up_flow = up_features = None
         if initial is not None:
-            flow = initial.float() * (DIVISOR / UNIT)
+            flow = wide(initial) * (DIVISOR / UNIT)
         flows, strides = [], []
         for level in LEVELS:
             cells0, cells1 = features0[level - 1], features1[level - 1]
@@ -122,7 +122,7 @@ class Decoder(nn.Module):
         if torch.is_grad_enabled():
             for layer in self.layers:
                 inputs = torch.cat([layer(inputs), inputs], 1)
-            return self.flow(inputs).float(), inputs
+            return wide(self.flow(inputs)), inputs
         return self._without_copies(inputs)
 
     def _without_copies(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,12 +145,12 @@ class Decoder(nn.Module):
             sums = [total.add_(share) for total, share in zip(sums[1:], shares, strict=True)] if sums else list(shares)
             if number < len(DECODER):
                 parts.insert(0, F.leaky_relu(sums[0], 0.1))
-        return sums[0].float(), torch.cat(parts, 1)
+        return wide(sums[0]), torch.cat(parts, 1)
 
     def enlarged(self, flow: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """What the next level is given of this one's flow and hidden features, (B, 2, 2h, 2w) each."""
         assert self.up_flow is not None and self.up_features is not None
-        return self.up_flow(flow).float(), self.up_features(hidden)
+        return wide(self.up_flow(flow)), self.up_features(hidden)
 
 
 class ContextNetwork(nn.Module):
@@ -167,7 +167,7 @@ class ContextNetwork(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, 2, h, w)."""
-        change: Tensor = self.flow(self.layers(hidden)).float()
+        change: Tensor = wide(self.flow(self.layers(hidden)))
         return change
 
 

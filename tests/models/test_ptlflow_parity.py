@@ -17,8 +17,8 @@ from flowkit.models.registry import build
 from flowkit.ops.warping import warped
 
 MENDINGS = (
-    "brightness of all channels",
     "warping with partial samples",
+    "brightness of all channels",
     "pictures halved",
     "means by image",
     "border of the enlargement",
@@ -30,7 +30,8 @@ EXACT = 1e-3
 
 def theirs(path: str, name: str):
     pytest.importorskip("ptlflow")
-    return getattr(importlib.import_module(f"ptlflow.models.{path}"), name)().eval()
+    torch.manual_seed(0)
+    return getattr(importlib.import_module(f"ptlflow.models.{path}"), name)().double().eval()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -47,7 +48,7 @@ def pictures() -> tuple[Tensor, Tensor]:
     coarse = torch.rand(2, 1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     image0, image1 = (F.interpolate(c, size=(128, 192), mode="bicubic", align_corners=False) for c in coarse)
     noise = 0.3 * torch.rand(2, 1, 3, 128, 192, generator=torch.Generator().manual_seed(1))
-    return (image0 + noise[0]).clamp(0, 1), (image1 + noise[1]).clamp(0, 1)
+    return (image0 + noise[0]).clamp(0, 1).double(), (image1 + noise[1]).clamp(0, 1).double()
 
 
 def random_weights(network) -> dict[str, Tensor]:
@@ -62,10 +63,10 @@ def random_weights(network) -> dict[str, Tensor]:
             tensor.copy_((line[:, None] * line).expand_as(tensor))
         elif name.endswith("bias"):
             tensor.normal_(0, 0.05)
-        elif "dist" in name:
-            tensor.mul_(10)
-        elif "flow_net" in name and tensor.shape[0] == 2:
-            tensor.mul_(5)
+        elif "dist" in name or ("flow_net" in name and tensor.shape[0] == 2):
+            tensor.mul_(2)
+        elif name.startswith("regularization") and name.endswith("feat_net.0.weight"):
+            tensor[:, 0].mul_(5)  # the brightness is one channel of many
     return state
 
 
@@ -127,7 +128,7 @@ LITEFLOWNETS = {
 def difference(name: str, mended: tuple[str, ...]) -> float:
     """The largest difference in pixels with only some of the disagreements mended."""
     network = theirs(*LITEFLOWNETS[name])
-    ours = build(name).eval()
+    ours = build(name).double().eval()
     ours.load_state_dict(convert_liteflownet.convert(random_weights(network)))
     for what in mended:
         mend(network, what)
@@ -136,7 +137,7 @@ def difference(name: str, mended: tuple[str, ...]) -> float:
         "means by image" in mended
     ):  # theirs: one set of means for both, in the other order of colours; here ours is changed
         for mean in (ours.mean0, ours.mean1):
-            mean.copy_(torch.tensor([0.411618, 0.434631, 0.454253]).view(3, 1, 1))
+            mean.copy_(torch.tensor([0.411618, 0.434631, 0.454253], dtype=torch.float64).view(3, 1, 1))
     with torch.no_grad():
         gap = (ours(image0, image1).flow - their_flow(network, image0, image1)).abs()
     if "border of the enlargement" in mended:  # theirs lets the last enlargement fall to 0 at the border
@@ -152,12 +153,12 @@ def test_liteflownets_agree_once_mended(name: str) -> None:
 @pytest.mark.parametrize("left_out", MENDINGS)
 def test_each_disagreement_is_one(left_out: str) -> None:
     rest = tuple(what for what in MENDINGS if what != left_out)
-    assert difference("liteflownet2", rest) > EXACT
+    assert difference("liteflownet2", rest) > 10 * difference("liteflownet2", MENDINGS)  # which is rounding
 
 
 def test_pwcnet_agrees_but_for_colours_and_the_last_enlargement() -> None:
     network = theirs("pwcnet.pwcnet", "pwcnet")
-    ours = build("pwcnet")
+    ours = build("pwcnet").double()
     ours.load_state_dict(convert_pwcnet.convert(random_weights(network)))
     image0, image1 = pictures()
     flow = their_flow(network, image0, image1)
