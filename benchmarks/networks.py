@@ -36,18 +36,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # the peers' Pythons have no flowkit; these two need no more
+from flowkit.evaluation.speed_worker import PEERS, declare_operators
+
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 RAFTS = ("raft", "raft-small")
-PTLFLOW = {
-    "raft": ("raft.raft", "RAFT"),
-    "raft-small": ("raft.raft", "RAFTSmall"),
-    "liteflownet": ("liteflownet.liteflownet", "liteflownet"),
-    "liteflownet2": ("liteflownet.liteflownet2", "liteflownet2"),
-    "pwcnet": ("pwcnet.pwcnet", "pwcnet"),
-}
-"""Where ptlflow has each network: module below ptlflow.models, and class."""
 
 
 def flowkit_network(
@@ -82,17 +77,8 @@ def ptlflow_network(model: str, state: dict[str, torch.Tensor], iterations: int,
 
 def ptlflow_model(model: str, **options: int) -> torch.nn.Module:
     declare_operators()
-    module, name = PTLFLOW[model]
-    return getattr(importlib.import_module(f"ptlflow.models.{module}"), name)(**options).eval()
-
-
-def declare_operators() -> None:
-    """Without these names torchvision's Python code cannot be imported where its compiled part does not load."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    globals()["_library"] = library  # its definitions end with it
+    module, _, name = PEERS[model].partition(":")
+    return getattr(importlib.import_module(module), name)(**options).eval()
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {
@@ -275,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torchvision-python")
     parser.add_argument("--ptlflow-python")
-    parser.add_argument("--models", nargs="+", default=["raft", "raft-small"], choices=list(PTLFLOW))
+    parser.add_argument("--models", nargs="+", default=["raft", "raft-small"], choices=list(PEERS))
     parser.add_argument("--sizes", nargs="+", default=["436x1024", "1080x1920"])
     parser.add_argument("--lookups", nargs="+", default=["auto"], help="flowkit's: auto, volume, ondemand")
     parser.add_argument("--iterations", type=int, default=12)

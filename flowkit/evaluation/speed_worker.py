@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,15 +222,19 @@ def ptlflow_network(
     return module, lambda a, b: module({"images": torch.stack([a, b], dim=1)}), "random"
 
 
-def declare_operators() -> None:
-    """Without these names torchvision, which ptlflow imports, cannot be imported where its compiled part does not load."""
+@cache
+def declare_operators() -> object:
+    """Without these names torchvision, which ptlflow imports, cannot be imported where its compiled part does not load.
+
+    They are there as long as what is given back, which the cache keeps.
+    """
     import torch
 
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    globals()["_library"] = library  # its definitions end with it
+    return library
 
 
 def pictures(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,8 +17,8 @@ from torch import Tensor
 from flowkit.batch import PairBatch
 from flowkit.losses.cycle import cycle_loss
 from flowkit.losses.epipolar import SedForm, symmetric_epipolar_loss
-from flowkit.losses.sequence import wide
 from flowkit.losses.transformation import transformation_loss
+from flowkit.ops.precision import wide
 
 Row = Literal["T", "BiT", "SED", "SED+FC", "SED+AC", "SED+BiT+AC"]
 """A row of the paper's Table 6: T one direction of BiT, FC the cycle of all pixels, AC the adaptive one."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from flowkit.batch import PairBatch
-from flowkit.losses.sequence import coarse_truth, pixel_weights, wide
+from flowkit.losses.sequence import coarse_truth, pixel_weights
+from flowkit.ops.precision import wide
 
 Penalty = Literal["l2", "charbonnier"]
 """How an error of length d counts: l2 is sqrt(d^2 + epsilon), charbonnier is (d^2 + epsilon)^q, the robust one."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from flowkit.batch import PairBatch
+from flowkit.ops.precision import wide
 
 Norm = Literal["l1", "l2"]
 """How a flow error counts: l1 is the mean of |dx| and |dy| (RAFT), l2 half the Euclidean length."""
@@ -97,8 +98,3 @@ def _length(error: Tensor, norm: Norm) -> Tensor:
     if norm == "l1":
         return error.abs().mean(dim=1)
     return 0.5 * (error.square().sum(dim=1) + _TINY).sqrt()
-
-
-def wide(flow: Tensor) -> Tensor:
-    """Half precision made float32; wider kinds stay."""
-    return flow if flow.dtype == torch.float64 else flow.float()

@@ -14,9 +14,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
-from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction, wide
+from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.local_convolution import local_convolution
+from flowkit.ops.precision import wide
 from flowkit.ops.warping import warped
 
 COARSEST = 6
@@ -337,8 +338,8 @@ def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Conv2d
 
 def doubled(maps: Tensor) -> Tensor:
     """(B, C, 2h, 2w) of maps (B, C, h, w): bilinear, with 0 outside: a transposed convolution by (.25, .75, .75, .25)."""
-    wide = F.interpolate(F.pad(maps, (1, 1, 1, 1)), scale_factor=2.0, mode="bilinear", align_corners=False)
-    return wide[..., 2:-2, 2:-2]
+    large = F.interpolate(F.pad(maps, (1, 1, 1, 1)), scale_factor=2.0, mode="bilinear", align_corners=False)
+    return large[..., 2:-2, 2:-2]
 
 
 def _chain(inputs: int, *widths: int) -> nn.Sequential:

@@ -14,8 +14,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
-from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction, wide
+from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction
 from flowkit.ops.correlation import local_correlation
+from flowkit.ops.precision import wide
 from flowkit.ops.warping import warped_inside
 
 RADIUS = 4

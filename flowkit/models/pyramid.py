@@ -36,11 +36,6 @@ class SiamesePyramid(nn.Module):
         return features
 
 
-def wide(flow: Tensor) -> Tensor:
-    """Half precision, which cannot hold a place, made float32; wider kinds stay."""
-    return flow if flow.dtype == torch.float64 else flow.float()
-
-
 def check_pair(image0: Tensor, image1: Tensor, initial: Tensor | None, divisor: int) -> None:
     """ValueError unless images are (B, 3, H, W) of one size that `divisor` divides, and `initial` (B, 2, H/d, W/d) if given."""
     batch, channels, height, width = image0.shape

@@ -10,6 +10,7 @@ is not known here: `recolour` says what they mean in flowkit.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
@@ -29,7 +30,7 @@ Drawn = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Spread:
+class Spread(ABC):
     """A distribution about `mean` whose extent is `width`; with `exp` the number is the exponent of e, the result a factor."""
 
     width: float
@@ -41,8 +42,9 @@ class Spread:
         value = np.asarray(self.mean + strength * self.width * self._offset(rng, count))
         return np.exp(value) if self.exp else value
 
+    @abstractmethod
     def _offset(self, rng: np.random.Generator, count: int | None) -> np.ndarray:
-        raise NotImplementedError
+        """From -1 to 1, or with a standard deviation of 1."""
 
 
 @dataclass(frozen=True)

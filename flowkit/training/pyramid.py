@@ -70,12 +70,6 @@ class PyramidRecipe(Recipe):
         number, way = divmod(index, self.mirrors)
         return mirrored(remembered(source, self.batch, self.size, self.batch_seed(number)), way)
 
-    def predict(self, network: nn.Module, image0: Tensor, image1: Tensor) -> FlowPrediction:
-        """The flows of all units, as far down as this stage trains."""
-        until = {} if self.until is None else {"until": self.until}
-        prediction: FlowPrediction = network(image0, image1, **self.options, **until)
-        return prediction
-
     def loss(self, prediction: FlowPrediction, batch: PairBatch) -> dict[str, Tensor]:
         """The multi-scale loss; see `Recipe.loss`."""
         loss = multiscale_loss(

@@ -300,6 +300,8 @@ class Recipe:
         options = dict(self.options)
         if self.iterations is not None:
             options["iterations"] = self.iterations
+        if self.until is not None:
+            options["until"] = self.until
         prediction: FlowPrediction = network(image0, image1, **options)
         return prediction
 

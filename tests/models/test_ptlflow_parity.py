@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from flowkit.evaluation.speed_worker import declare_operators
 from flowkit.models import convert_liteflownet, convert_pwcnet
 from flowkit.models.registry import build
 from flowkit.ops.warping import warped
@@ -29,19 +30,10 @@ EXACT = 1e-3
 
 
 def theirs(path: str, name: str):
+    declare_operators()  # before ptlflow, which imports torchvision
     pytest.importorskip("ptlflow")
     torch.manual_seed(0)
     return getattr(importlib.import_module(f"ptlflow.models.{path}"), name)().double().eval()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def operators():
-    """Without these names torchvision, which ptlflow imports, cannot be imported beside a CPU-only torch."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield library
 
 
 def pictures() -> tuple[Tensor, Tensor]:
@@ -133,9 +125,7 @@ def difference(name: str, mended: tuple[str, ...]) -> float:
     for what in mended:
         mend(network, what)
     image0, image1 = pictures()
-    if (
-        "means by image" in mended
-    ):  # theirs: one set of means for both, in the other order of colours; here ours is changed
+    if "means by image" in mended:  # theirs: one set for both, in the other order of colours; here ours is changed
         for mean in (ours.mean0, ours.mean1):
             mean.copy_(torch.tensor([0.411618, 0.434631, 0.454253], dtype=torch.float64).view(3, 1, 1))
     with torch.no_grad():
