@@ -32,7 +32,7 @@ class EngineSettings:
     scenes3d: float = 0.3
     """Share of 3-D scenes under a moving camera."""
     geometric: float = 0.1
-    """Share of affine, projective and thin-plate warps of one photo; their displacements are their own settings' affair."""
+    """Share of affine, projective and thin-plate warps of one photo."""
     max_displacement: float = 60.0
     """Largest displacement of any family, in pixels of the rendered images."""
     lighting: float = 0.25
@@ -44,7 +44,7 @@ class EngineSettings:
     cameras: Scene3DSettings = field(default_factory=Scene3DSettings)
     """What 3-D scenes look like; likewise."""
     warps: GeometricSettings = field(default_factory=GeometricSettings)
-    """What geometric pairs look like."""
+    """What geometric pairs look like; where they would move by more than `max_displacement`, they are weakened."""
     light: LightingSettings = field(default_factory=LightingSettings)
     """What strength 1 of each change of light means."""
 
@@ -103,4 +103,5 @@ class Engine:
         return render_scenes3d(sample_scenes3d(count, size, settings, self.photos, generator), self.photos)
 
     def _geometric(self, count: int, size: Size, generator: torch.Generator) -> PairBatch:
-        return render_geometric(sample_geometric(count, size, self.settings.warps, self.photos, generator), self.photos)
+        settings, limit = self.settings.warps, self.settings.max_displacement
+        return render_geometric(sample_geometric(count, size, settings, self.photos, generator, limit), self.photos)

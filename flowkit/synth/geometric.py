@@ -148,13 +148,21 @@ class GeometricPairs:
 
 
 def sample_geometric(
-    count: int, size: Size, settings: GeometricSettings, photos: PhotoStore, generator: torch.Generator
+    count: int,
+    size: Size,
+    settings: GeometricSettings,
+    photos: PhotoStore,
+    generator: torch.Generator,
+    limit: float = math.inf,
 ) -> GeometricPairs:
-    """Draw `count` pairs of `size` (height, width), on the CPU, from a generator on any device."""
+    """Draw `count` pairs of `size` (height, width), on the CPU, from a generator on any device.
+
+    What would move something in the pictures by more than `limit` pixels is weakened until it does not.
+    """
     draw = Random.on_host(generator, torch.float64)
-    maps = sample_maps(count, size, settings, draw)
+    maps = sample_maps(count, size, settings, draw, limit)
     frame, level = _placed(draw, count, size, settings, photos)
-    place0, place1 = _objects(draw, count, size, settings)
+    place0, place1 = _objects(draw, count, size, settings, limit)
     side = 2 * torch.maximum(place0[:, 0, 0], torch.linalg.det(place1[:, :, :2]).sqrt())
     return GeometricPairs(
         maps=maps,
@@ -170,23 +178,48 @@ def sample_geometric(
     )
 
 
-def sample_maps(count: int, size: Size, settings: GeometricSettings, draw: Random) -> GeometricMaps:
-    """Draw `count` warps for pictures of `size`; `draw` in float64."""
+def sample_maps(
+    count: int, size: Size, settings: GeometricSettings, draw: Random, limit: float = math.inf
+) -> GeometricMaps:
+    """Draw `count` warps for pictures of `size`, weakened where they would move a pixel by over `limit`; `draw` in float64."""
     shares = torch.tensor([getattr(settings, name) for name in KINDS], dtype=torch.float64)
     kind = torch.searchsorted((shares / shares.sum()).cumsum(0), draw.uniform(count), right=True).clamp(max=3)
-    is_affine = (kind == 0) | (kind == 3)
-    matrix = torch.where(is_affine[:, None, None], _affine(draw, count, size, settings), torch.eye(3).double())
-    square = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64).expand(count, 4, 2)
-    moved = square + settings.corners * draw.signed(count, 4, 2)
-    matrix = torch.where((kind == 1)[:, None, None], fit_dlt(square, moved), matrix)
-    line = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-    knots = torch.cartesian_prod(line, line).expand(count, 9, 2)
+    affine = _affine(draw, count, size, settings) - torch.eye(3).double()
+    corners = settings.corners * draw.signed(count, 4, 2)
     reach = torch.where(kind == 2, settings.knots, torch.where(kind == 3, settings.knots_after, 0.0))
-    plate = fit_thin_plate(knots, knots + reach[:, None, None] * draw.signed(count, 9, 2))
+    knots = reach[:, None, None] * draw.signed(count, 9, 2)
+    share = torch.ones(count, 1, 1, dtype=torch.float64)
+    maps = _maps(size, settings.shown, kind, affine, corners, knots)
+    # Of what is drawn a share moves pixels by nearly, of homographies and of maps after splines not quite, that share.
+    while len(over := (largest := _largest_displacement(maps)).gt(limit).nonzero()[:, 0]):
+        share[over] *= 0.99 * limit / largest[over, None, None]
+        maps = _maps(size, settings.shown, kind, share * affine, share * corners, share * knots)
+    return maps
+
+
+def _maps(size: Size, shown: float, kind: Tensor, affine: Tensor, corners: Tensor, knots: Tensor) -> GeometricMaps:
+    """Warps from what is added to the identity, to the frame's corners (B, 4, 2) and to the 3x3 knots (B, 9, 2)."""
+    count = len(kind)
+    is_affine, identity = ((kind == 0) | (kind == 3))[:, None, None], torch.eye(3, dtype=torch.float64)
+    square = torch.tensor([[-1, -1], [1, -1], [1, 1], [-1, 1]], dtype=torch.float64).expand(count, 4, 2)
+    matrix = torch.where(is_affine, identity + affine, identity)
+    matrix = torch.where((kind == 1)[:, None, None], fit_dlt(square, square + corners), matrix)
+    line = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+    controls = torch.cartesian_prod(line, line).expand(count, 9, 2)
+    plate = fit_thin_plate(controls, controls + knots)
     folded = torch.zeros(count, dtype=torch.bool)
-    bent = kind >= 2
+    bent = kind >= KINDS.index("thin_plate")
     folded[bent] = _smallest_area(plate[bent]) < FOLDING
-    return GeometricMaps(size, settings.shown, kind, matrix, plate, folded)
+    return GeometricMaps(size, shown, kind, matrix, plate, folded)
+
+
+def _largest_displacement(maps: GeometricMaps) -> Tensor:
+    """(B,): how far a map takes a point of the pictures at most, in pixels; on a lattice, their corners included."""
+    line = maps.shown * torch.linspace(-1, 1, 33, dtype=torch.float64)
+    lattice = torch.stack(torch.meshgrid(line, line, indexing="xy")).flatten(1).expand(len(maps), 2, -1)
+    moved = maps.matrix @ torch.cat([maps.plate(lattice), torch.ones_like(lattice[:, :1])], 1)
+    pixels = torch.tensor([maps.size[1], maps.size[0]], dtype=torch.float64)[:, None] / (2 * maps.shown)
+    return (((moved[:, :2] / moved[:, 2:]) - lattice) * pixels).norm(dim=1).amax(1)
 
 
 def _smallest_area(plate: ThinPlate) -> Tensor:
@@ -233,15 +266,21 @@ def _placed(
     return torch.cat([torch.diag_embed(sides), middle[..., None]], -1), level
 
 
-def _objects(draw: Random, count: int, size: Size, settings: GeometricSettings) -> tuple[Tensor, Tensor]:
-    """Where the cut-outs are in image0 and in image1 (B, 2, 3): upright at any place, then moved by a similarity."""
+def _objects(
+    draw: Random, count: int, size: Size, settings: GeometricSettings, limit: float
+) -> tuple[Tensor, Tensor]:
+    """Where the cut-outs are in image0 and in image1 (B, 2, 3): upright at any place, then moved by a similarity.
+
+    Their middles move by up to `limit` pixels.
+    """
     low, high = settings.object_size
     half = min(size) / 2 * low * (high / low) ** draw.uniform(count)
     extent = torch.tensor([size[1], size[0]], dtype=torch.float64)
     middle0 = draw.uniform(count, 2) * extent - 0.5
     step = (settings.object_shift * draw.signed(count, 2) * extent).round()
     near = draw.uniform(count, 1) < 0.5
-    middle1 = torch.where(near, middle0 + step, draw.uniform(count, 2) * extent - 0.5)
+    way = torch.where(near, step, draw.uniform(count, 2) * extent - 0.5 - middle0)
+    middle1 = middle0 + way * (limit / way.norm(dim=1, keepdim=True)).clamp(max=1)
     growth = (settings.object_scale * draw.signed(count)).exp()
     upright = torch.eye(2, dtype=torch.float64).expand(count, 2, 2)
     turned = _turn(settings.object_rotation * draw.signed(count)) * growth[:, None, None]

@@ -33,6 +33,13 @@ def test_every_family_gives_pairs_that_their_flow_explains(photos: PhotoStore, f
     assert pairs.made["seed"] == 1 and pairs.made["families"] == [family] * 6
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_family_moves_much_further_than_the_largest_displacement(photos: PhotoStore, family: str) -> None:
+    pairs = Engine(photos, only(family)).batch(12, SIZE, seed=4)
+    lengths = pairs.flow.norm(dim=1)[pairs.valid]
+    assert 3 < lengths.max() < 20 and (lengths > 12).float().mean() < 0.01
+
+
 def test_a_mixture_has_all_families_and_keeps_what_they_share(photos: PhotoStore) -> None:
     pairs = Engine(photos, EngineSettings(max_displacement=10)).batch(16, SIZE, seed=0)
     assert set(pairs.made["families"]) == set(FAMILIES) and len(pairs.made["families"]) == 16

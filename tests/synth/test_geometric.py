@@ -237,6 +237,24 @@ def test_nearby_moves_are_few_pixels_and_half_of_all(photos):
     assert 0.76 < share < 0.84
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_pixel_moves_further_than_the_limit(photos, kind):
+    settings = only(kind, DYNAMIC, objects=0.0)
+    pairs = sample_geometric(8, SIZE, settings, photos, generator(3), limit=6.0)
+    flow = map_flows(pairs.maps, "cpu")[0].norm(dim=1).nan_to_num(0)
+    assert (flow.amax((1, 2)) < 6.05).all() and (flow.amax((1, 2)) > 3).sum() >= 6  # weakened, but not to nothing
+    free = sample_geometric(8, SIZE, settings, photos, generator(3)).maps
+    assert map_flows(free, "cpu")[0].norm(dim=1).nan_to_num(0).amax() > 12
+    wide = sample_geometric(8, SIZE, settings, photos, generator(3), limit=1e4).maps
+    torch.testing.assert_close(wide.matrix, free.matrix, rtol=0, atol=0)
+
+
+def test_objects_move_no_further_than_the_limit(photos):
+    pairs = sample_geometric(100, SIZE, replace(DYNAMIC, objects=1.0), photos, generator(), limit=5.0)
+    shift = (pairs.place1 - pairs.place0)[:, :, 2].norm(dim=1)
+    assert shift.max() < 5 + 1e-9 and (shift > 4.99).any() and shift.isfinite().all()
+
+
 def test_without_cutouts_there_are_no_objects(photos):
     store = PhotoStore(photos.levels, torch.zeros((0, CUTOUT, CUTOUT, 4), dtype=torch.uint8))
     assert not sample_geometric(5, SIZE, replace(DYNAMIC, objects=1.0), store, generator()).has_object.any()
