@@ -266,9 +266,7 @@ def _placed(
     return torch.cat([torch.diag_embed(sides), middle[..., None]], -1), level
 
 
-def _objects(
-    draw: Random, count: int, size: Size, settings: GeometricSettings, limit: float
-) -> tuple[Tensor, Tensor]:
+def _objects(draw: Random, count: int, size: Size, settings: GeometricSettings, limit: float) -> tuple[Tensor, Tensor]:
     """Where the cut-outs are in image0 and in image1 (B, 2, 3): upright at any place, then moved by a similarity.
 
     Their middles move by up to `limit` pixels.
