@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
-from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction
+from flowkit.models.pyramid import FEATURES, UNIT, SiamesePyramid, check_pair, only_features, prediction, stilled
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.local_convolution import local_convolution
 from flowkit.ops.precision import wide
@@ -137,18 +137,22 @@ class LiteFlowNet(nn.Module):
         """The flow image0 -> image1.
 
         `initial` (B, 2, H/32, W/32), in cells of 32 pixels, is what the coarsest level starts from. `until` names the last
-        unit that runs, such as "S6" or "R4" (stage-wise training): its flow is enlarged. In training mode `iterates` are the
-        flows of all units at their own strides, and the enlarged one. Without `through_flows` every unit takes the flow it is
-        given as it is, and learns from its own error alone: gradients that come through eleven units in a row may grow
-        without bound at higher learning rates. ValueError when sizes or names do not fit.
+        unit that runs, such as "S6" or "R4" (stage-wise training): its flow is enlarged; "features" gives those and flow 0. In
+        training mode `iterates` are the flows of all units at their own strides, and the enlarged one. Without
+        `through_flows` every unit takes the flow it is given as it is, and learns from its own error alone: gradients that
+        come through eleven units in a row may grow without bound at higher learning rates. ValueError when sizes or names do
+        not fit.
         """
         check_pair(image0, image1, initial, DIVISOR)
-        if until is not None and until not in self.config.steps:
-            raise ValueError(f"until={until!r}: the units are {', '.join(self.config.steps)}")
+        if until not in (None, FEATURES, *self.config.steps):
+            raise ValueError(f"until={until!r}: the units are {FEATURES}, {', '.join(self.config.steps)}")
         pictures0, pictures1 = image0 - self.mean0, image1 - self.mean1
+        features0, features1 = self.netc(pictures0, pictures1)
+        if until == FEATURES:
+            finest = self.config.finest - 1
+            return only_features(features0[finest:], features1[finest:], image0)
         stop = self.config.steps[-1] if until is None else until
         last = int(stop[1:])
-        features0, features1 = self.netc(pictures0, pictures1)
         smaller = zip(_halved(pictures0, COARSEST), _halved(pictures1, COARSEST), strict=True)
         pictures = dict(enumerate(smaller, start=1))
 
@@ -170,6 +174,19 @@ class LiteFlowNet(nn.Module):
             flows += found
             strides += len(found) * [2]
         return prediction(flows, strides, DIVISOR, self.training)
+
+    @torch.no_grad()
+    def still(self) -> None:
+        """Begin near zero flow: units add next to nothing, filters of R are nearly their middle."""
+        for unit in self.modules():
+            if isinstance(unit, (Matching, SubPixel, PseudoLevel)):
+                stilled(unit.flow)
+            if isinstance(unit, (Regularization, PseudoLevel)):
+                layer = unit.distance[-1] if isinstance(unit.distance, nn.Sequential) else unit.distance
+                assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+                layer.weight.mul_(0.1)
+                layer.bias.fill_(2.0)  # exp(-2^2) beside the middle's 1
+                layer.bias[len(layer.bias) // 2] = 0.0
 
     @torch.no_grad()
     def inherit(self, step: str) -> tuple[int, int]:

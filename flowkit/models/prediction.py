@@ -17,7 +17,8 @@ class FlowPrediction:
     last, each (B, 2, h, w) in the same pixels of the input; `strides` says how coarse each one's grid is (1 = full
     resolution; at stride s, cell (i, j) stands for the centre of its s x s pixels). `coarse` (B, 2, h, w) is the last estimate
     on the network's working grid, in that grid's cells: what a sequence hands to its next pair (`initial=`). `confidence`
-    (B, 1, H, W) in [0, 1] is None where the network knows nothing of it.
+    (B, 1, H, W) in [0, 1] is None where the network knows nothing of it. `features` of image0 and image1, (B, C, H / s, W / s)
+    by stride s, are given by networks that were asked for nothing else, to be trained by themselves; `flow` is then 0.
     """
 
     flow: Tensor
@@ -25,3 +26,4 @@ class FlowPrediction:
     strides: list[int] = field(default_factory=list)
     coarse: Tensor | None = None
     confidence: Tensor | None = None
+    features: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
-from flowkit.models.pyramid import UNIT, SiamesePyramid, check_pair, prediction
+from flowkit.models.pyramid import FEATURES, UNIT, SiamesePyramid, check_pair, only_features, prediction, stilled
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.precision import wide
 from flowkit.ops.warping import warped_inside
@@ -60,16 +60,27 @@ class PWCNet(nn.Module):
         self.context = ContextNetwork(levels[FINEST] + sum(DECODER))
 
     def forward(
-        self, image0: Tensor, image1: Tensor, *, initial: Tensor | None = None, through_flows: bool = True
+        self,
+        image0: Tensor,
+        image1: Tensor,
+        *,
+        initial: Tensor | None = None,
+        until: str | None = None,
+        through_flows: bool = True,
     ) -> FlowPrediction:
         """The flow image0 -> image1.
 
         `initial` (B, 2, H/64, W/64), in cells of 64 pixels, is what the coarsest level starts from: its answer is then added
         to it. In training mode `iterates` are the flows of all levels at their own strides, and the last one enlarged.
-        Without `through_flows` no level's error reaches the flow of the level before it. ValueError when sizes do not fit.
+        Without `through_flows` no level's error reaches the flow of the level before it. `until="features"` gives those and
+        flow 0. ValueError when sizes or names do not fit.
         """
         check_pair(image0, image1, initial, DIVISOR)
+        if until not in (None, FEATURES):
+            raise ValueError(f"until={until!r}: PWC-Net is trained whole, or its {FEATURES} alone")
         features0, features1 = self.pyramid(image0, image1)
+        if until == FEATURES:
+            return only_features(features0[FINEST - 1 :], features1[FINEST - 1 :], image0)
         flow = up_flow = up_features = None
         if initial is not None:
             flow = wide(initial) * (DIVISOR / UNIT)
@@ -92,6 +103,17 @@ class PWCNet(nn.Module):
             flows.append(flow)
             strides.append(2**level)
         return prediction(flows, strides, DIVISOR, self.training)
+
+    @torch.no_grad()
+    def still(self) -> None:
+        """Begin near zero flow, which is enlarged bilinearly."""
+        stilled(self.context.flow)
+        tent = torch.tensor([0.25, 0.75, 0.75, 0.25])
+        for decoder in self.decoders.values():
+            assert isinstance(decoder, Decoder)
+            stilled(decoder.flow)
+            if decoder.up_flow is not None:
+                decoder.up_flow.weight.copy_(torch.eye(2)[:, :, None, None] * tent[:, None] * tent)
 
 
 def feature_pyramid(config: PWCNetConfig) -> SiamesePyramid:

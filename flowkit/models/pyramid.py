@@ -9,9 +9,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.prediction import FlowPrediction
+from flowkit.ops.precision import wide
 
 UNIT = 20.0
 """Pixels of the input per unit of regressed flow."""
+FEATURES = "features"
+"""The `until` of a network of which only the features are wanted."""
 
 
 class SiamesePyramid(nn.Module):
@@ -45,6 +48,20 @@ def check_pair(image0: Tensor, image1: Tensor, initial: Tensor | None, divisor: 
     cells = batch, 2, height // divisor, width // divisor
     if initial is not None and initial.shape != cells:
         raise ValueError(f"initial must be {cells}, in cells of {divisor} pixels, got {tuple(initial.shape)}")
+
+
+def only_features(features0: Sequence[Tensor], features1: Sequence[Tensor], image0: Tensor) -> FlowPrediction:
+    """The features of levels that infer flow may be asked for, by stride, and no flow: 0."""
+    by_stride = {image0.shape[-1] // f0.shape[-1]: (f0, f1) for f0, f1 in zip(features0, features1, strict=True)}
+    return FlowPrediction(flow=torch.zeros_like(wide(image0[:, :2])), features=by_stride)
+
+
+@torch.no_grad()
+def stilled(head: nn.Conv2d) -> None:
+    """Let a convolution that gives flow begin with next to none: a hundredth of its weights, no bias."""
+    head.weight.mul_(0.01)
+    if head.bias is not None:
+        head.bias.zero_()
 
 
 def prediction(flows: Sequence[Tensor], strides: Sequence[int], divisor: int, training: bool) -> FlowPrediction:

@@ -9,10 +9,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from flowkit.errors import UsageError
+from flowkit.losses.matching import matching_loss
 from flowkit.losses.multiscale import Penalty, multiscale_loss
 from flowkit.losses.sequence import flow_metrics
 from flowkit.models.liteflownet import LiteFlowNet
 from flowkit.models.liteflownet_variants import variant
+from flowkit.models.pwcnet import PWCNet
+from flowkit.models.pyramid import FEATURES
 from flowkit.synth.engine import EngineSettings
 from flowkit.training.mirroring import WAYS, mirrored, remembered
 from flowkit.training.recipe import Recipe, Stage
@@ -51,6 +54,8 @@ class PyramidRecipe(Recipe):
     conv-redir): for comparisons, its weights fit no model of the registry."""
     width: float = 1.0
     """A variant's channels, relative to the paper's."""
+    still: bool = False
+    """Begin near zero flow instead of chance flows, which would unlearn what a first stage has taught the features."""
     mirrors: int = 1
     """How often a batch that the engine has made is shown, up to 4: as it is, mirrored left to right, top to bottom, both."""
 
@@ -70,8 +75,15 @@ class PyramidRecipe(Recipe):
         number, way = divmod(index, self.mirrors)
         return mirrored(remembered(source, self.batch, self.size, self.batch_seed(number)), way)
 
+    def begin(self, network: nn.Module) -> None:
+        """Initial weights by chance; see `still`."""
+        if self.still and isinstance(network, (LiteFlowNet, PWCNet)):
+            network.still()
+
     def loss(self, prediction: FlowPrediction, batch: PairBatch) -> dict[str, Tensor]:
-        """The multi-scale loss; see `Recipe.loss`."""
+        """The multi-scale loss, or while only features are trained the matching loss; see `Recipe.loss`."""
+        if prediction.features:
+            return {"loss": matching_loss(prediction.features, batch, max_flow=self.max_flow)}
         loss = multiscale_loss(
             prediction.iterates,
             prediction.strides,
@@ -87,6 +99,8 @@ class PyramidRecipe(Recipe):
 
     def enter(self, network: nn.Module, stage: int) -> bool:
         """Let the units that this stage adds begin as those of the next coarser level (section 6.1)."""
+        if self.stages[stage - 1].until == FEATURES:
+            return self.stages[stage].until != FEATURES
         if not isinstance(network, LiteFlowNet):
             return False
         steps = network.config.steps
@@ -182,8 +196,20 @@ _CPU = replace(
     checkpoint_every=250,
     validate_every=500,
 )
-_WIDE = 4e-4
-"""The rate of the networks with matching: LiteFlowNet2 diverged at 1e-3 after 400 steps."""
+_MATCHING = replace(
+    _CPU,
+    stages=(
+        Stage(share=0.05, size=(128, 192), max_displacement=16, until=FEATURES, learning_rate=1e-3),
+        Stage(share=0.22, size=(128, 192), max_displacement=16),
+        Stage(share=0.22, size=(192, 256), max_displacement=32),
+        Stage(share=0.23, size=(192, 256), max_displacement=64),
+        Stage(share=0.28, size=(256, 384), batch=4, max_displacement=100),
+    ),
+    still=True,
+    learning_rate=4e-4,
+)
+"""For the networks with matching: without features that match already they answered zero for a thousand steps. LiteFlowNet2
+diverged at 1e-3."""
 LITEFLOWNETX = replace(_CPU, model="liteflownetx", weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125)))
 
 
@@ -215,16 +241,10 @@ PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
         "liteflownet2": LITEFLOWNET2,
         "liteflownetx": LITEFLOWNETX,
         "pwcnet": PWCNET,
-        "liteflownet2-cpu": replace(_CPU, model="liteflownet2", weights=LITEFLOWNET2.weights, learning_rate=_WIDE),
+        "liteflownet2-cpu": replace(_MATCHING, model="liteflownet2", weights=LITEFLOWNET2.weights),
         **_on_public_pairs(LITEFLOWNET),
         **_on_public_pairs(LITEFLOWNET2),
         **_on_public_pairs(PWCNET),
-        "pwcnet-cpu": replace(
-            _CPU,
-            model="pwcnet",
-            weights=(*PWCNET_WEIGHTS, (1, 3.125e-4)),
-            learning_rate=_WIDE,
-            stages=tuple(replace(s, size=(192, 256)) if s.size == (160, 224) else s for s in _GROWING),
-        ),
+        "pwcnet-cpu": replace(_MATCHING, model="pwcnet", weights=(*PWCNET_WEIGHTS, (1, 3.125e-4))),
     }
 )

@@ -47,9 +47,10 @@ class Stage:
     iterations: int | None = None
     """Update iterations of the network."""
     until: str | None = None
-    """The last unit of the network that runs, for networks that are trained level by level (such as "S6")."""
+    """The last unit of the network that runs, for networks that are trained level by level (such as "S6", or "features")."""
     learning_rate: float | None = None
-    """Peak learning rate; given, the schedule runs anew from the beginning of the stage to its end."""
+    """Peak learning rate; given, the schedule runs anew from the beginning of the stage to its end, and that of the stages
+    without a rate of their own as if it were not there."""
     milestones: tuple[float, ...] | None = None
     """Fractions of the stage after which its rate falls (multistep)."""
 
@@ -216,9 +217,13 @@ class Recipe:
         if self.stages:
             index = self.stage_at(fraction)
             stage = self.stages[index]
+            begin, end = self.span(index)
             if stage.learning_rate is not None:
-                begin, end = self.span(index)
                 peak, fraction = stage.learning_rate, (fraction - begin) / (end - begin)
+            else:
+                alike = [self.span(k) for k, other in enumerate(self.stages) if other.learning_rate is None]
+                passed = sum(min(fraction, end) - begin for begin, end in alike if begin < fraction)
+                fraction = passed / sum(end - begin for begin, end in alike)
             milestones = milestones if stage.milestones is None else stage.milestones
         if self.schedule == "onecycle":
             return peak * one_cycle(fraction, self.warmup)

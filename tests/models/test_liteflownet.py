@@ -147,7 +147,7 @@ def test_only_the_units_asked_for_run() -> None:
     assert found.strides == [32, 32, 32, 16, 16, 1]
     whole = network(*images)
     torch.testing.assert_close(found.iterates[:5], whole.iterates[:5])
-    with pytest.raises(ValueError, match="the units are M6, S6, R6"):
+    with pytest.raises(ValueError, match="the units are features, M6, S6, R6"):
         network(*images, until="S1")
 
 
@@ -216,3 +216,31 @@ def test_a_shift_of_the_second_picture_changes_the_matching_costs(build) -> None
         network(image0, image1, until="M5")
     best = seen["costs"].view(7, 7, 8, 10)[:, :, 3:5, 4:6].mean((2, 3)).argmax()
     assert divmod(int(best), 7) == (3 + 2, 3 - 1)
+
+
+def test_features_alone_are_those_of_the_levels_that_infer_flow() -> None:
+    network = tiny(finest=3).train()
+    image0, image1 = pair(64, 96)
+    found = network(image0, image1, until="features")
+    assert {stride: tuple(f0.shape) for stride, (f0, _) in found.features.items()} == {
+        4: (1, 4, 16, 24),
+        8: (1, 6, 8, 12),
+        16: (1, 8, 4, 6),
+        32: (1, 8, 2, 3),
+    }
+    again = network(image1, image0, until="features")
+    for stride, (f0, f1) in found.features.items():
+        means = network.mean0 - network.mean1  # the images' means differ, by a thousandth
+        assert (again.features[stride][0] - f1).abs().max() < 5 * means.abs().max() and f0.shape == f1.shape
+    assert found.flow.shape == (1, 2, 64, 96) and not found.flow.any() and not found.iterates
+
+
+def test_a_network_that_begins_still_sees_next_to_no_motion() -> None:
+    network = tiny(pseudo=True, finest=3, matching=True)
+    image0, image1 = pair(64, 96)
+    before = network(image0, image1).flow.norm(dim=1).mean()
+    network.still()
+    assert network(image0, image1).flow.norm(dim=1).mean() < 0.05 * before
+    moved = torch.zeros(1, 2, 2, 3)
+    moved[:, 0, :, 1] = 1.0  # 32 pixels; the filters of R leave it nearly in place
+    assert 0.7 * 16 < network(image0, image1, initial=moved).flow[0, 0, :, 47:49].mean() < 32

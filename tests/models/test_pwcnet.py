@@ -95,3 +95,28 @@ def test_an_initial_flow_is_where_the_search_begins(tiny: PWCNet) -> None:
 def test_sizes_that_do_not_divide_are_refused(tiny: PWCNet) -> None:
     with pytest.raises(ValueError, match="divisible by 64"):
         tiny(torch.rand(1, 3, 96, 64), torch.rand(1, 3, 96, 64))
+
+
+def test_features_alone_are_those_of_the_levels_that_infer_flow(tiny: PWCNet) -> None:
+    images = torch.rand(2, 1, 3, 64, 128)
+    found = tiny(*images, until="features")
+    expected = {4: (1, 4, 16, 32), 8: (1, 6, 8, 16), 16: (1, 6, 4, 8), 32: (1, 8, 2, 4), 64: (1, 8, 1, 2)}
+    assert {stride: tuple(f1.shape) for stride, (_, f1) in found.features.items()} == expected
+    assert found.flow.shape == (1, 2, 64, 128) and not found.flow.any()
+    other = tiny(*images.flip(0), until="features")
+    torch.testing.assert_close(other.features[8][0], found.features[8][1])
+    with pytest.raises(ValueError, match="trained whole"):
+        tiny(*images, until="S6")
+
+
+def test_a_network_that_begins_still_sees_next_to_no_motion() -> None:
+    torch.manual_seed(0)
+    network = PWCNet(PWCNetConfig((4, 4, 6, 6, 8, 8), convolutions=2)).eval()
+    images = torch.rand(2, 1, 3, 64, 128)
+    before = network(*images).flow.norm(dim=1).mean()
+    network.still()
+    assert network(*images).flow.norm(dim=1).mean() < 0.05 * before
+    flow = torch.randn(1, 2, 2, 4)
+    enlarged = network.decoders["6"].enlarged(flow, torch.zeros(1, 529, 2, 4))[0]
+    reference = F.interpolate(F.pad(flow, (1, 1, 1, 1)), scale_factor=2.0, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(enlarged, reference[..., 2:-2, 2:-2])

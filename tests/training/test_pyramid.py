@@ -132,6 +132,41 @@ def test_a_stage_is_validated_as_far_as_it_is_trained(material, tmp_path: Path) 
     assert sum(entry["kind"] == "validation" for entry in bests) == 6
 
 
+def test_features_learn_first_and_alone(material, tmp_path: Path) -> None:
+    entered = []
+
+    class Watched(SmallPyramid):
+        def enter(self, network, stage):
+            entered.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+            return super().enter(network, stage)
+
+    stages = (Stage(share=1, until="features", learning_rate=1e-3), Stage(share=1))
+    watched = Watched(**vars(replace(TINY, stages=stages, still=True)))
+    torch.manual_seed(watched.seed)
+    begun = watched.network()
+    watched.begin(begun)
+    train(watched, material, Plan(tmp_path, Budget(6)))
+    (at_flow,) = entered
+    same = {name: torch.equal(at_flow[name], tensor) for name, tensor in begun.state_dict().items()}
+    assert not any(same[name] for name in same if name.startswith("netc.levels.5") and name.endswith("weight"))
+    assert all(same[name] for name in same if name.startswith("nete"))
+    after = weights(tmp_path)
+    assert not torch.equal(after["nete.2.subpixel.flow.weight"], at_flow["nete.2.subpixel.flow.weight"])
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert ["epe" in line for line in lines if line["kind"] == "train"] == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("name", ["liteflownet2-cpu", "pwcnet-cpu"])
+def test_recipes_for_two_cores_begin_with_features(name: str) -> None:
+    made = recipe(name)
+    assert [stage.until for stage in made.stages] == ["features", None, None, None, None]
+    assert made.rate(0.0) < 1e-3 * 0.1 and made.rate(0.05 * 0.05) == pytest.approx(1e-3)
+    # the others' cycle begins after it
+    others = [made.rate(0.05 + 0.95 * part) for part in (0.0, 0.05, 0.5, 1.0 - 1e-9)]
+    assert others[0] < 0.1 * made.learning_rate and others[1] == pytest.approx(made.learning_rate)
+    assert made.learning_rate > others[2] > others[3]
+
+
 def test_the_loss_has_the_papers_weights(material) -> None:
     assert dict(recipe("liteflownet").weights) == {32: 0.32, 16: 0.08, 8: 0.02, 4: 0.01, 2: 0.005}
     assert dict(recipe("liteflownet2").weights) == {32: 0.32, 16: 0.08, 8: 0.02, 4: 0.01, 1: 6.25e-4}

@@ -1,0 +1,54 @@
+"""Features that match: at every level the cost volume itself is held against the truth, before any flow is regressed.
+
+Cost volumes of chance features say little, and a decoder on top of them learns to answer zero, for a long time. So the
+features learn first, as the classification of a cell's displacement that contrastive descriptors learn by (InfoNCE, van den
+Oord et al. 2018, over the window that the network will search).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from flowkit.batch import PairBatch
+from flowkit.losses.sequence import coarse_truth, pixel_weights
+from flowkit.ops.correlation import local_correlation
+from flowkit.ops.precision import wide
+from flowkit.ops.warping import warped_inside
+
+SHARPNESS = 8.0
+"""What costs are multiplied by to be log-probabilities."""
+KNOWN = 0.9
+"""A cell counts when at least this share of its pixels is seen and its truth known."""
+
+
+def matching_loss(
+    features: Mapping[int, tuple[Tensor, Tensor]], batch: PairBatch, *, radius: int = 4, max_flow: float = 400.0
+) -> Tensor:
+    """The sum over levels of the mean cross-entropy between softmax of the costs and the true displacement; a scalar.
+
+    `features` are by stride s, (B, C, H / s, W / s) each of image0 and image1. Those of image1 are warped by the true flow and
+    a shift that is drawn for every pair from torch's generator, up to `radius` - 1 cells: what a coarser level would leave
+    over. The truth is that shift's way back, bilinear between the (2 radius + 1)^2 displacements. Hidden cells, and those that
+    the warp takes out of image1, do not count.
+    """
+    weight = pixel_weights(batch, max_flow, occluded=0.0)
+    total = torch.zeros((), device=batch.device)
+    line = torch.arange(-radius, radius + 1, device=batch.device, dtype=torch.float32)
+    displacements = (
+        torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).flatten(0, 1).flip(-1)
+    )  # (x, y), row-major
+    for stride, pair in features.items():
+        features0, features1 = (wide(each) for each in pair)
+        truth, share = coarse_truth(batch.flow, weight, stride)
+        reach = min(radius - 1, min(truth.shape[-2:]) / 2)
+        shift = reach * (2 * torch.rand(len(truth), 2, device=batch.device) - 1)
+        shifted = warped_inside(features1, truth / stride + shift[:, :, None, None])
+        counts = ((share > KNOWN) & (shifted != 0).any(1)).to(shifted.dtype)
+        wanted = (1 - (displacements + shift[:, None]).abs()).clamp_min(0).prod(-1)  # (B, (2r+1)^2)
+        guessed = (SHARPNESS * local_correlation(features0, shifted, radius)).log_softmax(1)
+        entropy = -(guessed * wanted[:, :, None, None]).sum(1)
+        total = total + (entropy * counts).sum() / counts.sum().clamp_min(1)
+    return total
