@@ -71,7 +71,11 @@ class Course:
     ] = None
     init: Annotated[
         Path | None,
-        Option(metavar="W", help="Weights to begin with: a .safetensors file or a run's folder.", rich_help_panel=RUN),
+        Option(
+            metavar="W",
+            help="Weights to begin with: a .safetensors file, a run's folder, or one of `flowkit weights list`.",
+            rich_help_panel=RUN,
+        ),
     ] = None
     resume: Annotated[
         bool, Option("--resume", help="Go on from the last checkpoint in --output.", rich_help_panel=RUN)

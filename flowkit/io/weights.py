@@ -43,6 +43,8 @@ class Card:
     module: str | None = None
     path: str | None = None
     url: str | None = None
+    parts: tuple[str, ...] = ()
+    """Cards of further files with tensors of the same network, where one file would be too large."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Command, photos, steps, hardware, hours and date, for files that flowkit trained itself."""
 
@@ -84,7 +86,8 @@ def cards() -> Mapping[str, Card]:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise WeightsError(f"{path}: the weights cards cannot be read ({error}); reinstall flowkit-align") from error
-    return {name: Card(name=name, **table) for name, table in tables.items()}
+    parts = {name: tuple(table.pop("parts", ())) for name, table in tables.items()}
+    return {name: Card(name=name, parts=parts[name], **table) for name, table in tables.items()}
 
 
 def card(name: str) -> Card:
@@ -175,8 +178,17 @@ def download(card: Card) -> Path:
 
 
 def load_checkpoint(name: str, override: str | Path | None = None) -> dict[str, Any]:
-    """What `torch.save` or safetensors stored in the file of that name, on the CPU; only tensors and plain containers."""
-    path = find_weights(name, override)
+    """What `torch.save` or safetensors stored in the file of that name, on the CPU; only tensors and plain containers.
+
+    Tensors of the card's other parts are among them; a file of the user's own is whole.
+    """
+    state = _read(find_weights(name, override))
+    for part in () if override is not None else card(name).parts:
+        state |= _read(find_weights(part))
+    return state
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

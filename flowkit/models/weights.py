@@ -60,13 +60,16 @@ def _loaded(name: str, path: Path, version: tuple[int, int], device: str, *, for
 
     spec = network_spec(name)
     module = build(name)
-    state = _tensors(files.load_checkpoint(name, path), path)
+    state = _tensors(files.load_checkpoint(spec.weights or name, path if foreign else None), path)
     if foreign:
         _refuse_others(spec, path, state, module)
     files.load_strictly(module, state, f"{name} ({path})" if foreign else name)
     module = module.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    key = path.name if foreign else spec.weights or name
-    return LoadedNetwork(spec, module, device, {key: files.sha256(path)})
+    if foreign:
+        return LoadedNetwork(spec, module, device, {path.name: files.sha256(path)})
+    key = spec.weights or name
+    sums = {part: files.card(part).sha256 for part in files.card(key).parts}
+    return LoadedNetwork(spec, module, device, {key: files.sha256(path), **sums})
 
 
 def _refuse_others(spec: ModelSpec, path: Path, state: Mapping[str, Any], module: torch.nn.Module) -> None:

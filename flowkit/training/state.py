@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.errors import WeightsError
-from flowkit.io.weights import load_checkpoint, load_strictly, metadata
+from flowkit.io.weights import cards, load_checkpoint, load_strictly, metadata
 from flowkit.models.registry import same_architecture
 from flowkit.training.checkpoints import INDEX, Checkpoint, read_checkpoint, read_index
 from flowkit.training.recipe import Recipe
@@ -103,7 +103,7 @@ def make_optimiser(recipe: Recipe, network: nn.Module, device: torch.device) -> 
 
 
 def initialise(network: nn.Module, path: Path, model: str) -> None:
-    """Give the network the weights of a file, of a checkpoint, or of a run's folder (its best state, else its last).
+    """Give the network the weights of a file, a checkpoint, a run's folder (its best state, else its last), or of the box.
 
     Of a checkpoint the averaged weights are taken. They may be of another model of the same architecture: LIFE begins with
     RAFT's. WeightsError when they are of another architecture.
@@ -114,6 +114,8 @@ def initialise(network: nn.Module, path: Path, model: str) -> None:
         weights = read_checkpoint(folder).group("ema")
     elif path.is_dir():
         raise WeightsError(f"{path}: no checkpoint in this folder; give a run's folder or a .safetensors file")
+    elif not path.exists() and str(path) in cards():
+        weights = load_checkpoint(str(path))
     else:
         weights = load_checkpoint(model, path)
         require_model(metadata(path), model, path)

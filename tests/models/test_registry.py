@@ -110,6 +110,25 @@ def test_shipped_weights_are_found_by_their_card(tiny, monkeypatch):
         weights.load_network("tiny")
 
 
+def test_shipped_weights_may_lie_in_several_files(tiny, monkeypatch):
+    state, folder = tiny
+    both = [{n: t for n, t in state.items() if n.startswith("conv") == first} for first in (True, False)]
+    cards = {}
+    for name, part in zip(("tiny", "tiny-norm"), both, strict=True):
+        files.write_weights(folder / f"{name}.safetensors", part)
+        sums, further = files.sha256(folder / f"{name}.safetensors"), ("tiny-norm",) if name == "tiny" else ()
+        cards[name] = files.Card(name, f"{name}.safetensors", sums, 1, "Apache-2.0", "here", "a test", parts=further)
+    monkeypatch.setattr(files, "weights_folder", lambda: folder)
+    monkeypatch.setattr(files, "cards", lambda: cards)
+    loaded = weights.load_network("tiny")
+    assert loaded.weights == {name: card.sha256 for name, card in cards.items()}
+    assert all(torch.equal(tensor, state[name]) for name, tensor in loaded.module.state_dict().items())
+    (folder / "tiny-norm.safetensors").unlink()
+    weights._loaded.cache_clear()
+    with pytest.raises(WeightsError, match=r"tiny-norm\.safetensors.* not found"):
+        weights.load_network("tiny")
+
+
 def test_missing_weights_say_how_to_get_some(tiny):
     with pytest.raises(WeightsError, match=r"not shipped.*flowkit weights convert CHECKPOINT --model tiny") as caught:
         weights.load_network("tiny")

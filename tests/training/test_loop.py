@@ -16,6 +16,8 @@ from tiny_training import TINY, TinyRecipe
 
 from flowkit.batch import concatenate
 from flowkit.errors import UsageError, WeightsError
+from flowkit.io.weights import load_checkpoint
+from flowkit.models.registry import build as network_of
 from flowkit.training import loop
 from flowkit.training.checkpoints import read_checkpoint, read_index
 from flowkit.training.feeding import Maker, WorkerLost
@@ -326,6 +328,15 @@ def test_weights_to_begin_with(recipe, material, tmp_path):
         train(still, material, Plan(tmp_path / str(number), Budget(1), init=tmp_path / path))
         for name, value in weights(tmp_path / str(number)).items():
             assert torch.equal(value, weights(tmp_path / "one" / "last")[name]), (path, name)
+
+
+def test_weights_in_the_box_are_begun_with_by_name():
+    network = network_of("liteflownetx")
+    initialise(network, Path("liteflownetx"), "liteflownetx")
+    shipped = load_checkpoint("liteflownetx")
+    assert all(torch.equal(tensor, shipped[name].float()) for name, tensor in network.state_dict().items())
+    with pytest.raises(WeightsError, match="another architecture"):
+        initialise(network_of("raft-small"), Path("liteflownetx"), "raft-small")
 
 
 @pytest.mark.parametrize(
