@@ -87,14 +87,19 @@ STAGES = {
 """RAFT's stages: data sets, scales, crops and batch sizes (spec.md 1.4)."""
 
 _SINTEL_PASSES = tuple(Part(name, flownet2.SINTEL) for name in ("sintel-clean", "sintel-final"))
+_KITTI_YEARS = tuple(Part(name, flownet2.KITTI) for name in ("kitti2012", "kitti2015"))
 
 LITEFLOWNET_STAGES = {
     "liteflownet-chairs": PublicSettings((Part("flyingchairs", flownet2.CHAIRS),), (320, 448), 8),
     "liteflownet-things": PublicSettings((Part("flyingthings-clean", flownet2.THINGS),), (384, 768), 4),
     "liteflownet-sintel": PublicSettings(_SINTEL_PASSES, (384, 768), 4),
-    "liteflownet-kitti": PublicSettings(
-        tuple(Part(name, flownet2.KITTI) for name in ("kitti2012", "kitti2015")), (320, 896), 4
+    "liteflownet2-sintel": PublicSettings(
+        # as often as not from KITTI: 2082 pairs of Sintel, 5 times 394 of KITTI
+        (*_SINTEL_PASSES, *(replace(part, repeat=5) for part in _KITTI_YEARS)),
+        (384, 768),
+        4,
     ),
+    "liteflownet-kitti": PublicSettings(_KITTI_YEARS, (320, 896), 4),
 }
 """LiteFlowNet's and LiteFlowNet2's stages (sections 6.1 and 6.3); PWC-Net's are the same with other crops."""
 

@@ -230,7 +230,9 @@ def _on_public_pairs(first: PyramidRecipe) -> dict[str, PyramidRecipe]:
     return {
         f"{name}-chairs": replace(first, source="liteflownet-chairs"),
         f"{name}-things": things,
-        f"{name}-sintel": replace(robust, source="liteflownet-sintel"),
+        f"{name}-sintel": replace(
+            robust, source=f"{'liteflownet2' if name == 'liteflownet2' else 'liteflownet'}-sintel"
+        ),
         f"{name}-kitti": replace(robust, source="liteflownet-kitti", size=(320, 896)),
     }
 

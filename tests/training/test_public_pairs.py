@@ -19,6 +19,7 @@ from flowkit.training.flownet2_augmentation import CHAIRS
 from flowkit.training.material import Material
 from flowkit.training.public_pairs import LITEFLOWNET_STAGES, STAGES, PublicPairs, collate, mixture, public_batches
 from flowkit.training.recipe import Recipe
+from flowkit.training.recipes import recipe
 
 
 def test_stages_are_rafts():
@@ -153,6 +154,7 @@ def test_liteflownets_stages_are_the_papers():
         "liteflownet-chairs": ((320, 448), 8),
         "liteflownet-things": ((384, 768), 4),
         "liteflownet-sintel": ((384, 768), 4),
+        "liteflownet2-sintel": ((384, 768), 4),
         "liteflownet-kitti": ((320, 896), 4),
     }
     parts = {name: [part.name for part in mixture(name).parts] for name in LITEFLOWNET_STAGES}
@@ -160,6 +162,12 @@ def test_liteflownets_stages_are_the_papers():
     assert parts["liteflownet-kitti"] == ["kitti2012", "kitti2015"] and parts["liteflownet-things"] == [
         "flyingthings-clean"
     ]
+    counts = {"sintel-clean": 1041, "sintel-final": 1041, "kitti2012": 194, "kitti2015": 200}
+    drawn = {part.name: part.repeat * counts[part.name] for part in mixture("liteflownet2-sintel").parts}
+    kitti_share = (drawn["kitti2012"] + drawn["kitti2015"]) / sum(drawn.values())
+    assert list(drawn) == list(counts) and abs(kitti_share - 0.5) < 0.02
+    assert recipe("liteflownet2-sintel").source == "liteflownet2-sintel"
+    assert recipe("liteflownet-sintel").source == recipe("pwcnet-sintel").source == "liteflownet-sintel"
     for part in mixture("liteflownet-kitti").parts:
         kitti = part.augmentation
         assert kitti.sparse and kitti.noise.width == kitti.noise.mean == 0 and kitti.mirror == 0.5
