@@ -94,7 +94,8 @@ class PWCNet(nn.Module):
             inputs = [costs] if up_flow is None else [costs, cells0, up_flow.to(costs.dtype), up_features]
             decoder = self.decoders[str(level)]
             assert isinstance(decoder, Decoder)
-            found, hidden = decoder(torch.cat([part for part in inputs if part is not None], 1))
+            joined = torch.cat([part for part in inputs if part is not None], 1)
+            found, hidden = decoder(joined, self.context.first if level == FINEST else None)
             flow = found if flow is None or level < COARSEST else flow + found
             if level == FINEST:
                 flow = flow + self.context(hidden)
@@ -140,35 +141,37 @@ class Decoder(nn.Module):
         self.up_flow = deconv(2, 2) if passes_on else None
         self.up_features = deconv(inputs, 2) if passes_on else None
 
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow (B, 2, h, w) and everything it was made of, the newest in front."""
+    def forward(self, inputs: Tensor, then: nn.Conv2d | None = None) -> tuple[Tensor, Tensor]:
+        """The flow (B, 2, h, w), and everything it was made of, the newest in front, or `then`, a 3x3 convolution, of that."""
         if torch.is_grad_enabled():
             for layer in self.layers:
                 inputs = torch.cat([layer(inputs), inputs], 1)
-            return wide(self.flow(inputs)), inputs
-        return self._without_copies(inputs)
+            return wide(self.flow(inputs)), inputs if then is None else then(inputs)
+        return self._without_copies(inputs, then)
 
-    def _without_copies(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The same: a convolution over joined parts is the sum of convolutions over the parts.
+    def _without_copies(self, inputs: Tensor, then: nn.Conv2d | None) -> tuple[Tensor, Tensor]:
+        """The same: a convolution over joined parts is the sum of convolutions over the parts, so none has to be copied.
 
-        Each part is read once, for all layers that see it, instead of being copied for every one of them.
+        Layer by layer: one convolution for all layers that see a part gives tensors so large that their memory is fresh each
+        time, and what that costs is more than reading the part again.
         """
-        layers = [*(layer[0] for layer in self.layers), self.flow]  # type: ignore[index]
+        layers = [*(layer[0] for layer in self.layers), *([] if then is None else [then]), self.flow]  # type: ignore[index]
+        seen = [sum(DECODER[:number]) for number in range(len(DECODER))] + [sum(DECODER)] * 2
         sums: list[Tensor] = []
         parts = [inputs]
-        for number in range(len(layers)):
-            part, waiting = parts[0], layers[number:]
-            # what lies in front of this part in the input of a layer is what came after it
-            starts = [sum(DECODER[number : number + ahead]) for ahead in range(len(waiting))]
-            weights = [
-                layer.weight[:, start : start + part.shape[1]] for layer, start in zip(waiting, starts, strict=True)
-            ]
-            bias = None if sums else torch.cat([layer.bias for layer in layers])
-            shares = F.conv2d(part, torch.cat(weights), bias, padding=1).split([len(weight) for weight in weights], 1)
-            sums = [total.add_(share) for total, share in zip(sums[1:], shares, strict=True)] if sums else list(shares)
+        for number in range(len(DECODER) + 1):
+            part = parts[0]
+            for later, layer in enumerate(layers[number:]):
+                # what lies in front of this part in the input of a layer is what came after it
+                start = seen[number + later] - seen[number]
+                weight = layer.weight[:, start : start + part.shape[1]]
+                if number == 0:
+                    sums.append(F.conv2d(part, weight, layer.bias, padding=1))
+                else:
+                    sums[later].add_(F.conv2d(part, weight, padding=1))
             if number < len(DECODER):
-                parts.insert(0, F.leaky_relu(sums[0], 0.1))
-        return wide(sums[0]), torch.cat(parts, 1)
+                parts.insert(0, F.leaky_relu_(sums.pop(0), 0.1))
+        return wide(sums[-1]), torch.cat(parts, 1) if then is None else sums[0]
 
     def enlarged(self, flow: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """What the next level is given of this one's flow and hidden features, (B, 2, 2h, 2w) each."""
@@ -188,9 +191,16 @@ class ContextNetwork(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.flow = conv(inputs, 2)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, 2, h, w)."""
-        change: Tensor = wide(self.flow(self.layers(hidden)))
+    @property
+    def first(self) -> nn.Conv2d:
+        """The convolution that sees the decoder's features; the decoder computes it along with its own."""
+        layer = self.layers[0]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    def forward(self, begun: Tensor) -> Tensor:
+        """(B, 2, h, w), of what `first` gives."""
+        change: Tensor = wide(self.flow(self.layers[1:](begun)))
         return change
 
 
