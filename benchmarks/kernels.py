@@ -5,8 +5,9 @@
 
 Local correlation, dense (radius 4) and sparse as LiteFlowNet's level 3 has it (radius 3, every second cell and displacement),
 against the loop of shift, multiply and mean, and on CUDA against the package spatial-correlation-sampler; warping against
-torch's grid_sample; the feature-driven local convolution, windows of 3, 5 and 7, against unfold. Each in both memory layouts
-(channels first and last), forward alone, and forward with backward. 109x256 is a quarter of 436x1024.
+torch's own grid_sample and four gathers; the feature-driven local convolution, windows of 3, 5 and 7, against unfold and the
+loop of shift, multiply and add. Each in both memory layouts (channels first and last), forward alone, and forward with
+backward. 109x256 is a quarter of 436x1024.
 
 Medians in milliseconds (on the CPU of the time that all threads worked as well), after a warm-up, the rivals in turns; the
 largest difference is to the reference in float64.
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from reporting import show, write
 from torch import Tensor
 
@@ -66,10 +68,38 @@ def kernels(on_cuda: bool) -> dict[str, tuple[Kernel, dict[str, Kernel]]]:
         table[name] = ours, {"shift, multiply, mean": loop}
         if on_cuda and importlib.util.find_spec("spatial_correlation_sampler"):
             table[name][1]["spatial-correlation-sampler"] = sampler(radius, stride)
-    table["warping"] = warped, {"grid_sample": warped_reference}
+    table["warping"] = warped, {"grid_sample": warped_reference, "four gathers": four_gathers}
     for side in (3, 5, 7):
-        table[f"f-lcon {side}x{side}"] = local_convolution, {"unfold": local_convolution_reference}
+        rivals = {"unfold": local_convolution_reference, "shift, multiply, add": shifts}
+        table[f"f-lcon {side}x{side}"] = local_convolution, rivals
     return table
+
+
+def four_gathers(features: Tensor, flow: Tensor) -> Tensor:
+    """Warping of one pair in plain torch: the four cells around each place, by index, times their weights."""
+    _, channels, height, width = features.shape
+    cells = features[0].flatten(1)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    x, y = x.to(flow) + flow[0, 0], y.to(flow) + flow[0, 1]
+    left, top = x.floor(), y.floor()
+    found = torch.zeros_like(cells)
+    for row in (top, top + 1):
+        for column in (left, left + 1):
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            share = (1 - (x - column).abs()) * (1 - (y - row).abs()) * inside
+            place = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            found = found + cells[:, place.flatten().long()] * share.flatten()
+    return found.view(1, channels, height, width)
+
+
+def shifts(flow: Tensor, distance: Tensor) -> Tensor:
+    """The feature-driven local convolution in plain torch: shift, multiply, add over the window."""
+    side = round(distance.shape[1] ** 0.5)
+    height, width = flow.shape[-2:]
+    filters = (-(distance**2)).softmax(1)
+    around = F.pad(flow, 4 * [side // 2])
+    cells = [around[..., y : y + height, x : x + width] for y in range(side) for x in range(side)]
+    return sum((cell * filters[:, k : k + 1] for k, cell in enumerate(cells)), torch.zeros_like(flow))
 
 
 def inputs(name: str, channels: int, size: tuple[int, int], device: str) -> tuple[Tensor, Tensor]:

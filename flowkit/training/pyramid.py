@@ -243,6 +243,7 @@ PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
         "liteflownet2": LITEFLOWNET2,
         "liteflownetx": LITEFLOWNETX,
         "pwcnet": PWCNET,
+        "liteflownet-cpu": replace(_MATCHING, model="liteflownet", weights=(*LITEFLOWNET_WEIGHTS, (1, 0.00125))),
         "liteflownet2-cpu": replace(_MATCHING, model="liteflownet2", weights=LITEFLOWNET2.weights),
         **_on_public_pairs(LITEFLOWNET),
         **_on_public_pairs(LITEFLOWNET2),

@@ -156,7 +156,7 @@ def test_features_learn_first_and_alone(material, tmp_path: Path) -> None:
     assert ["epe" in line for line in lines if line["kind"] == "train"] == [False] * 3 + [True] * 3
 
 
-@pytest.mark.parametrize("name", ["liteflownet2-cpu", "pwcnet-cpu"])
+@pytest.mark.parametrize("name", ["liteflownet-cpu", "liteflownet2-cpu", "pwcnet-cpu"])
 def test_recipes_for_two_cores_begin_with_features(name: str) -> None:
     made = recipe(name)
     assert [stage.until for stage in made.stages] == ["features", None, None, None, None]
