@@ -149,8 +149,7 @@ class LiteFlowNet(nn.Module):
         pictures0, pictures1 = image0 - self.mean0, image1 - self.mean1
         features0, features1 = self.netc(pictures0, pictures1)
         if until == FEATURES:
-            finest = self.config.finest - 1
-            return only_features(features0[finest:], features1[finest:], image0)
+            return only_features(features0, features1, self.config.levels, image0)
         stop = self.config.steps[-1] if until is None else until
         last = int(stop[1:])
         smaller = zip(_halved(pictures0, COARSEST), _halved(pictures1, COARSEST), strict=True)
@@ -163,7 +162,7 @@ class LiteFlowNet(nn.Module):
         for level in range(COARSEST, last - 1, -1):
             units = UNITS[: UNITS.index(stop[0]) + 1] if level == last else UNITS
             before = flow if flow is None or level == COARSEST else doubled(flow)
-            inputs = features0[level - 1], features1[level - 1], *pictures[level], before
+            inputs = features0[level], features1[level], *pictures[level], before
             found, hidden = self.nete[str(level)](*inputs, units=units, through_flows=through_flows)
             flow = found[-1]
             flows += found

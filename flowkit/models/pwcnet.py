@@ -80,13 +80,13 @@ class PWCNet(nn.Module):
             raise ValueError(f"until={until!r}: PWC-Net is trained whole, or its {FEATURES} alone")
         features0, features1 = self.pyramid(image0, image1)
         if until == FEATURES:
-            return only_features(features0[FINEST - 1 :], features1[FINEST - 1 :], image0)
+            return only_features(features0, features1, LEVELS, image0)
         flow = up_flow = up_features = None
         if initial is not None:
             flow = wide(initial) * (DIVISOR / UNIT)
         flows, strides = [], []
         for level in LEVELS:
-            cells0, cells1 = features0[level - 1], features1[level - 1]
+            cells0, cells1 = features0[level], features1[level]
             guess = flow if level == COARSEST else up_flow
             if guess is not None:
                 cells1 = warped_inside(cells1, guess * (UNIT / 2**level), self.config.inside)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,26 +17,58 @@ FEATURES = "features"
 """The `until` of a network of which only the features are wanted."""
 
 
-class SiamesePyramid(nn.Module):
-    """Images (N, 3, H, W) to features of every level, each made from those of the level before."""
+BAND = 2**22
+"""Numbers of a band's first features: 16 MB. Memory for more than 32 comes fresh from the kernel each time, which costs."""
+HALO = 8
+"""Rows of the image beyond a band that what is kept of it may depend on: 7 by LiteFlowNet's and by PWC-Net's first levels."""
 
-    def __init__(self, levels: Sequence[nn.Module]) -> None:
+
+class SiamesePyramid(nn.Module):
+    """Images (N, 3, H, W) to features by level, from level 2 on, each made from those of the level before.
+
+    Level 1, which no network matches, is only on the way. A level is a convolution and what follows it.
+    """
+
+    def __init__(self, levels: Sequence[nn.Sequential]) -> None:
         super().__init__()
         self.levels = nn.ModuleList(levels)
 
-    def forward(self, image0: Tensor, image1: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The features by level of both images."""
+    def forward(self, image0: Tensor, image1: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """The features of both images."""
         if torch.is_grad_enabled() or image0.is_cuda:
-            both = [level.chunk(2) for level in self._of(torch.cat([image0, image1]))]
-            return [first for first, _ in both], [second for _, second in both]
+            both = {level: maps.chunk(2) for level, maps in self._of(torch.cat([image0, image1])).items()}
+            return {level: maps[0] for level, maps in both.items()}, {level: maps[1] for level, maps in both.items()}
         return self._of(image0), self._of(image1)  # half the memory at a time, and faster for it
 
-    def _of(self, images: Tensor) -> list[Tensor]:
-        features = []
-        for level in self.levels:
-            images = level(images)
-            features.append(images)
+    def _of(self, images: Tensor) -> dict[int, Tensor]:
+        first, second, *others = self.levels
+        assert isinstance(first, nn.Sequential) and isinstance(second, nn.Sequential)
+        begin = nn.Sequential(*first, second[0])
+        maps = begin(images) if torch.is_grad_enabled() or images.is_cuda else in_bands(begin, images)
+        maps = second[1:](maps)
+        features = {2: maps}
+        for number, level in enumerate(others, start=3):
+            features[number] = maps = level(maps)
         return features
+
+
+def in_bands(layers: nn.Sequential, images: Tensor, numbers: int = BAND) -> Tensor:
+    """layers(images) of convolutions that see no further than `HALO` rows, computed in bands of rows of the images.
+
+    What is large in between, as features at full size, is then never there as a whole.
+    """
+    first = layers[0]
+    assert isinstance(first, nn.Conv2d)
+    height, width = images.shape[-2:]
+    rows = max(HALO, numbers // (len(images) * first.out_channels * width) // HALO * HALO)
+    parts = []
+    for top in range(0, height, rows):
+        low, bottom = max(0, top - HALO), min(height, top + rows)
+        band = images[..., low : min(height, bottom + HALO), :]
+        found = layers(band)
+        stride = band.shape[-2] // found.shape[-2]
+        parts.append(found[..., (top - low) // stride : (bottom - low) // stride, :])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -2)
 
 
 def check_pair(image0: Tensor, image1: Tensor, initial: Tensor | None, divisor: int) -> None:
@@ -50,9 +82,12 @@ def check_pair(image0: Tensor, image1: Tensor, initial: Tensor | None, divisor: 
         raise ValueError(f"initial must be {cells}, in cells of {divisor} pixels, got {tuple(initial.shape)}")
 
 
-def only_features(features0: Sequence[Tensor], features1: Sequence[Tensor], image0: Tensor) -> FlowPrediction:
-    """The features of levels that infer flow may be asked for, by stride, and no flow: 0."""
-    by_stride = {image0.shape[-1] // f0.shape[-1]: (f0, f1) for f0, f1 in zip(features0, features1, strict=True)}
+def only_features(
+    features0: Mapping[int, Tensor], features1: Mapping[int, Tensor], levels: Iterable[int], image0: Tensor
+) -> FlowPrediction:
+    """The features of some levels, by stride, and no flow: 0."""
+    pairs = [(features0[level], features1[level]) for level in levels]
+    by_stride = {image0.shape[-1] // f0.shape[-1]: (f0, f1) for f0, f1 in pairs}
     return FlowPrediction(flow=torch.zeros_like(wide(image0[:, :2])), features=by_stride)
 
 

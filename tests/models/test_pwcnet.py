@@ -50,11 +50,11 @@ def test_decoders_put_what_is_new_in_front(tiny: PWCNet) -> None:
 class Shifted(torch.nn.Module):
     """In place of the pyramid: noise, and for the second picture the same a cell to the right and two down at level 5."""
 
-    def forward(self, image0: torch.Tensor, image1: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def forward(self, image0: torch.Tensor, image1: torch.Tensor) -> tuple[dict[int, torch.Tensor], ...]:
         height, width = image0.shape[-2:]
         sizes = zip((16, 32, 64, 96, 128, 196), range(1, 7), strict=True)
-        features = [torch.randn(1, channels, height >> level, width >> level) for channels, level in sizes]
-        return features, [*features[:4], features[4].roll(shifts=(2, 1), dims=(2, 3)), features[5]]
+        features = {level: torch.randn(1, channels, height >> level, width >> level) for channels, level in sizes}
+        return features, {**features, 5: features[5].roll(shifts=(2, 1), dims=(2, 3))}
 
 
 def test_without_gradients_it_is_computed_otherwise_but_the_same(tiny: PWCNet) -> None:
