@@ -44,7 +44,7 @@ class ModelSpec:
     """Bytes that a forward pass takes per pixel of image0 in fp32 with the on-demand lookup: the larger figure of 1080p and 4K,
     and a fifth or more to spare."""
     init: str = "none"
-    """What it starts from unless told otherwise (`flowkit.pipelines.flow.INITS`)."""
+    """What it starts from unless told otherwise (`flowkit.pipelines.flow.INITS`); with converted weights always "none"."""
     convert: str | None = None
     """Import path of `convert(state) -> state`, from the layouts of foreign checkpoints to ours; None where there is none."""
     sources: str = ""
@@ -157,6 +157,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 name="liteflownet2",
                 target="flowkit.models.liteflownet:liteflownet2",
                 memory=750,
+                init="coarse",
                 weights="liteflownet2",
                 paper=_LITEFLOWNET2,
             ),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from flowkit.errors import InputError, UsageError
+from flowkit.io.weights import metadata
 from flowkit.models.registry import ModelSpec, model_spec
 from flowkit.pipelines.dis import PRESETS, dis_flow, variational_refinement
 from flowkit.pipelines.match import match
@@ -59,7 +60,7 @@ def flow(
     spec = model_spec(model)
     settings = Settings(weights, iterations, precision, tile)
     _check(spec, preset, settings, init, initial)
-    init = init or (spec.init if initial is None else "none")
+    init = init or ("none" if initial is not None or _converted(weights) else spec.init)
     started = time.perf_counter()
     pair = load_pair(image0, image1)
     if spec.network:
@@ -107,6 +108,11 @@ def flow(
         ),
     )
     return _in_original_pixels(answer, pair, size, run)
+
+
+def _converted(weights: str | Path | None) -> bool:
+    """Whether the file holds weights of others, which were not trained to go on from a start."""
+    return weights is not None and "converted_from" in metadata(weights)
 
 
 def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str | None, initial: object) -> None:
