@@ -43,6 +43,15 @@ def test_it_starts_from_half_the_size(images, monkeypatch) -> None:
     assert np.abs(read_flow("coarse/flow.flo") - read_flow("plain/flow.flo")).max() > 1e-3
 
 
+def test_converted_weights_start_from_nothing(images, capsys) -> None:
+    notes = {"model": "liteflownetx", "converted_from": "theirs.pth"}
+    write_weights("theirs.safetensors", build("liteflownetx").state_dict(), notes)
+    for file, start in (("x.safetensors", "coarse"), ("theirs.safetensors", "none")):
+        model = ("--model", "liteflownetx", "--weights", file)
+        assert run(["flow", *map(str, images), *model, "--json", "--overwrite"]) == 0
+        assert json.loads(capsys.readouterr().out)["provenance"]["options"].get("init", "none") == start
+
+
 def test_there_are_no_iterations_and_no_presets(images, capsys) -> None:
     assert run(["flow", *map(str, images), *MODEL, "--iters", "3"]) == 2
     assert "has no iterations" in capsys.readouterr().err
