@@ -80,7 +80,7 @@ def flow(
         **dense.arguments(),
         **compute.arguments(),
         **_preset(dense.model, preset),
-        "init": _default_init(dense.model) if init is None else init.value,
+        "init": None if init is None else init.value,
         "features": features,
         "bidirectional": bidirectional,
     }
@@ -134,12 +134,6 @@ def _preset(model: str, preset: Preset | None) -> dict[str, str]:
     if preset is not None:
         raise UsageError(f"--preset {preset}: {model!r} is a network and has none; leave the option out")
     return {}
-
-
-def _default_init(model: str) -> str:
-    from flowkit.models.registry import model_spec
-
-    return model_spec(model).init
 
 
 def _check_warm_start(model: str, init: Init | None, sequence: Path | None) -> None:
