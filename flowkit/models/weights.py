@@ -67,9 +67,8 @@ def _loaded(name: str, path: Path, version: tuple[int, int], device: str, *, for
     module = module.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if foreign:
         return LoadedNetwork(spec, module, device, {path.name: files.sha256(path)})
-    key = spec.weights or name
-    sums = {part: files.card(part).sha256 for part in files.card(key).parts}
-    return LoadedNetwork(spec, module, device, {key: files.sha256(path), **sums})
+    own = files.card(spec.weights or name)
+    return LoadedNetwork(spec, module, device, {part: files.card(part).sha256 for part in (own.name, *own.parts)})
 
 
 def _refuse_others(spec: ModelSpec, path: Path, state: Mapping[str, Any], module: torch.nn.Module) -> None:
