@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from flowkit.batch import PairBatch
@@ -20,6 +21,8 @@ from flowkit.ops.warping import warped_inside
 
 SHARPNESS = 8.0
 """What costs are multiplied by to be log-probabilities."""
+COSINE_SHARPNESS = 20.0
+"""The same for cosines."""
 KNOWN = 0.9
 """A cell counts when at least this share of its pixels is seen and its truth known."""
 
@@ -52,3 +55,29 @@ def matching_loss(
         entropy = -(guessed * wanted[:, :, None, None]).sum(1)
         total = total + (entropy * counts).sum() / counts.sum().clamp_min(1)
     return total
+
+
+def global_matching_loss(features0: Tensor, features1: Tensor, batch: PairBatch, *, max_flow: float = 1000.0) -> Tensor:
+    """The mean cross-entropy between softmax of a global correlation and the true cell of image1; a scalar.
+
+    Features (B, C, h, w) of both images, which are compared by their cosine. The truth is bilinear between the four cells
+    around the place that the flow leads to. Cells that are hidden, or lead out of image1, do not count.
+    """
+    height, width = features0.shape[-2:]
+    first, second = (F.normalize(wide(each), dim=1).flatten(2) for each in (features0, features1))
+    weight = pixel_weights(batch, max_flow, occluded=0.0)
+    share = F.adaptive_avg_pool2d(weight[:, None], (height, width))
+    flow = F.adaptive_avg_pool2d(torch.where(weight[:, None] > 0, batch.flow, 0) * weight[:, None], (height, width))
+    ratio = flow.new_tensor([width / batch.size[1], height / batch.size[0]]).view(2, 1, 1)
+    x = torch.arange(width, device=batch.device, dtype=flow.dtype)
+    y = torch.arange(height, device=batch.device, dtype=flow.dtype)
+    places = flow / share.clamp_min(KNOWN) * ratio + torch.stack(
+        [x.expand(height, width), y[:, None].expand(height, width)]
+    )
+    near_x = (1 - (places[:, 0].flatten(1)[..., None] - x).abs()).clamp_min(0)  # (B, h w, w)
+    near_y = (1 - (places[:, 1].flatten(1)[..., None] - y).abs()).clamp_min(0)
+    wanted = (near_y[..., :, None] * near_x[..., None, :]).flatten(2)  # (B, cells of image0, cells of image1)
+    counts = (share.flatten(1) > KNOWN) & (wanted.sum(-1) > KNOWN)
+    guessed = (COSINE_SHARPNESS * first.mT @ second).log_softmax(-1)
+    entropy = -(guessed * wanted).sum(-1)
+    return (entropy * counts).sum() / counts.sum().clamp_min(1)

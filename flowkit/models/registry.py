@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _RAFT = "Teed and Deng, RAFT: Recurrent All-Pairs Field Transforms for Optical Flow, ECCV 2020"
 _LIFE = "Huang et al., LIFE: Lighting Invariant Flow Estimation, ICCV 2021"
+_GOCOR = (
+    "Truong et al., GOCor: Bringing Globally Optimized Correspondence Volumes into Your Neural Network, NeurIPS 2020"
+)
 _RAFT_SOURCES = (
     "princeton-vl/RAFT's checkpoints are BSD-3-Clause; torchvision's are, too, but its data sets' terms go with them "
     "(FlyingChairs, FlyingThings3D, Sintel and KITTI are for research)"
@@ -114,6 +117,18 @@ _PWCNET = ModelSpec(
     convert="flowkit.models.convert_pwcnet:convert",
     sources="NVlabs' checkpoints are CC BY-NC-SA 4.0",
 )
+_BASENET = ModelSpec(
+    name="basenet",
+    kind="network",
+    target="flowkit.models.basenet:basenet",
+    divisor=8,
+    iterations=None,
+    weights="basenet",
+    paper=f"{_GOCOR}, section 4.5",
+    licence="Apache-2.0",
+    stride=8,
+    memory=100,
+)
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         spec.name: spec
@@ -186,6 +201,13 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 name="pwcnet-paper",
                 target="flowkit.models.pwcnet:pwcnet_paper",
                 weights="pwcnet-paper",
+            ),
+            _BASENET,
+            replace(
+                _BASENET,
+                name="basenet-gocor",
+                target="flowkit.models.basenet:basenet_gocor",
+                weights="basenet-gocor",
             ),
             replace(_RAFT_XFEAT, name="life-small", weights="life-small", paper=f"{_LIFE}, in the small"),
         )

@@ -97,19 +97,64 @@ def _in_phases(features0: Tensor, features1: Tensor, radius: int, stride: int) -
 
 def _banded(features0: Tensor, features1: Tensor, radius: int) -> Tensor:
     """(B, (2r+1)^2, H, W): the dense correlation, all strides 1; as the features, channels_last or not."""
-    batch, channels, height, width = features0.shape
-    window = 2 * radius + 1
-    blocks = -(-width // BLOCK)
-    spare = blocks * BLOCK - width
-    rows0 = F.pad(features0.permute(2, 0, 3, 1), (0, 0, 0, spare))  # H first: a shift in y is a plain slice
-    rows0 = rows0.reshape(height, batch * blocks, BLOCK, channels)
-    rows1 = F.pad(features1.permute(2, 0, 3, 1), (0, 0, radius, radius + spare, 0, 0, radius, radius))
-    reach = rows1.unfold(2, BLOCK + 2 * radius, BLOCK).transpose(-1, -2).contiguous()
-    reach = reach.view(height + 2 * radius, batch * blocks, BLOCK + 2 * radius, channels)
-    volume = _Bands.apply(rows0, reach, window)
-    volume = volume.view(height, batch, blocks * BLOCK, window * window)[:, :, :width].permute(1, 3, 0, 2)
-    lasting = features0.is_contiguous(memory_format=torch.channels_last)  # convolutions take it as it comes
-    return volume.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
+    return _Bands(features1, radius).correlation(features0)
+
+
+class Windows:
+    """A map (B, C, H, W) as the (2 radius + 1)^2 cells around each of its cells, prepared once for many correlations.
+
+    With f its cells, for which all that is outside is 0, d in row-major order (dy, dx), and the mean over channels:
+    `correlation(w)` is mean w(p) f(p + d), and `combination(v)` its adjoint, the mean's share of every f(p + d) times v_d(p),
+    summed over d. Both are differentiable once in both arguments. On the CPU banded matrix products, on CUDA Triton kernels.
+    """
+
+    def __init__(self, features: Tensor, radius: int) -> None:
+        self._features, self._radius = features, radius
+        self._kernels = triton_kernels("correlation", features)
+        self._bands = _Bands(features, radius) if self._kernels is None else None
+
+    def correlation(self, filters: Tensor) -> Tensor:
+        """(B, (2r+1)^2, H, W) of filters (B, C, H, W)."""
+        if self._bands is None:
+            return _Kernels.apply(self._kernels, filters, self._features, self._radius, 1, 1)
+        return self._bands.correlation(filters)
+
+    def combination(self, volume: Tensor) -> Tensor:
+        """(B, C, H, W) of a volume (B, (2r+1)^2, H, W)."""
+        if self._bands is None:
+            return _CombinationKernels.apply(self._kernels, volume, self._features, self._radius)
+        return self._bands.combination(volume)
+
+
+class _Bands:
+    """The rows of a map in blocks of `BLOCK` cells and what these can reach: what `Windows` is on the CPU."""
+
+    def __init__(self, features: Tensor, radius: int) -> None:
+        self.batch, self.channels, self.height, self.width = features.shape
+        self.window, self.blocks = 2 * radius + 1, -(-self.width // BLOCK)
+        spare = self.blocks * BLOCK - self.width
+        rows = F.pad(features.permute(2, 0, 3, 1), (0, 0, radius, radius + spare, 0, 0, radius, radius))
+        reach = rows.unfold(2, BLOCK + 2 * radius, BLOCK).transpose(-1, -2).contiguous()
+        self.reach = reach.view(self.height + 2 * radius, -1, BLOCK + 2 * radius, self.channels)
+
+    def correlation(self, filters: Tensor) -> Tensor:
+        volume = _Correlation.apply(self._cut(filters), self.reach, self.window)
+        return self._joined(volume.flatten(-2), filters)
+
+    def combination(self, volume: Tensor) -> Tensor:
+        rows = _Combination.apply(self._cut(volume).unflatten(-1, (self.window, self.window)), self.reach, self.window)
+        return self._joined(rows, volume)
+
+    def _cut(self, maps: Tensor) -> Tensor:
+        """Maps (B, K, H, W) as (H, blocks, BLOCK, K); H first: a shift in y is a plain slice."""
+        rows = F.pad(maps.permute(2, 0, 3, 1), (0, 0, 0, self.blocks * BLOCK - self.width))
+        return rows.reshape(self.height, -1, BLOCK, maps.shape[1])
+
+    def _joined(self, rows: Tensor, like: Tensor) -> Tensor:
+        """The way back; channels_last or not, as another map, for convolutions take it as it comes."""
+        maps = rows.view(self.height, self.batch, self.blocks * BLOCK, -1)[:, :, : self.width].permute(1, 3, 0, 2)
+        lasting = like.is_contiguous(memory_format=torch.channels_last)
+        return maps.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
 
 
 class _Kernels(torch.autograd.Function):
@@ -138,37 +183,90 @@ class _Kernels(torch.autograd.Function):
         return None, *gradients, None, None, None
 
 
-class _Bands(torch.autograd.Function):
+class _CombinationKernels(torch.autograd.Function):
+    """The adjoint in the filters of a correlation; the same kernels."""
+
+    @staticmethod
+    def forward(context: Any, kernels: ModuleType, volume: Tensor, features: Tensor, radius: int) -> Tensor:
+        context.save_for_backward(volume, features)
+        context.arguments = kernels, radius
+        combined: Tensor = kernels.correlation_gradients(volume, features, features, radius, 1, 1)[0]
+        return combined
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor, None]:
+        (volume, features), (kernels, radius) = context.saved_tensors, context.arguments
+        to_volume = kernels.correlation(gradient, features, radius, 1, 1)
+        return None, to_volume, kernels.correlation_gradients(volume, gradient, features, radius, 1, 1)[1], None
+
+
+class _Correlation(torch.autograd.Function):
     """(H, N, n, window, window) from rows (H, N, n, C) and what they reach (H + 2r, N, n + 2r, C): all shifts in y and x."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor, reach: Tensor, window: int) -> Tensor:
         context.save_for_backward(rows, reach)
-        context.window = window
-        height, count, length, channels = rows.shape
-        volume = rows.new_empty(height, count, length, window, window)
-        # the mean is taken of the smaller side; it is exact for numbers of channels that are powers of two
-        scaled = (rows / channels).flatten(0, 1)
-        for dy in range(window):
-            products = torch.bmm(scaled, reach[dy : dy + height].flatten(0, 1).mT)
-            volume[..., dy, :] = _band(products, window).unflatten(0, (height, count))
-        return volume
+        return _volume(rows, reach, window)
 
     @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         rows, reach = context.saved_tensors
-        height, count, length, channels = rows.shape
-        flat = rows.flatten(0, 1)
-        exact = torch.promote_types(
-            rows.dtype, torch.float32
-        )  # many sums in half precision would add up their rounding
-        to_rows, to_reach = torch.zeros_like(flat, dtype=exact), torch.zeros_like(reach, dtype=exact)
-        products = rows.new_zeros(height * count, length, reach.shape[2])
-        for dy in range(context.window):
-            _band(products, context.window).copy_(gradients[0][..., dy, :].flatten(0, 1))
-            to_rows += torch.bmm(products, reach[dy : dy + height].flatten(0, 1))
-            to_reach[dy : dy + height] += torch.bmm(products.mT, flat).unflatten(0, (height, count))
-        return (to_rows / channels).view_as(rows).to(rows.dtype), (to_reach / channels).to(reach.dtype), None
+        wanted = context.needs_input_grad
+        return *_spread(gradient, rows if wanted[1] else None, reach, wanted[0]), None
+
+
+class _Combination(torch.autograd.Function):
+    """Rows (H, N, n, C) from a volume (H, N, n, window, window) and what the rows reach: the adjoint of the above in rows."""
+
+    @staticmethod
+    def forward(context: Any, volume: Tensor, reach: Tensor, window: int) -> Tensor:
+        context.save_for_backward(volume, reach)
+        rows, _ = _spread(volume, None, reach, True)
+        assert rows is not None
+        return rows
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        volume, reach = context.saved_tensors
+        wanted = context.needs_input_grad
+        to_volume = _volume(gradient, reach, volume.shape[-1]) if wanted[0] else None
+        to_reach = _spread(volume, gradient, reach, False)[1] if wanted[1] else None
+        return to_volume, to_reach, None
+
+
+def _volume(rows: Tensor, reach: Tensor, window: int) -> Tensor:
+    """The mean over channels of every cell with all that it reaches: (H, N, n, window, window)."""
+    height, count, length, channels = rows.shape
+    volume = rows.new_empty(height, count, length, window, window)
+    # the mean is taken of the smaller side; it is exact for numbers of channels that are powers of two
+    scaled = (rows / channels).flatten(0, 1)
+    for dy in range(window):
+        products = torch.bmm(scaled, reach[dy : dy + height].flatten(0, 1).mT)
+        volume[..., dy, :] = _band(products, window).unflatten(0, (height, count))
+    return volume
+
+
+def _spread(volume: Tensor, rows: Tensor | None, reach: Tensor, to_rows: bool) -> tuple[Tensor | None, Tensor | None]:
+    """What a volume takes back: what is reached, onto rows, if wanted, and `rows`, if given, onto what they reach."""
+    height, count, length, window = volume.shape[:4]
+    channels = reach.shape[-1]
+    # many sums in half precision would add up their rounding
+    exact = torch.promote_types(reach.dtype, torch.float32)
+    on_rows = reach.new_zeros(height * count, length, channels, dtype=exact) if to_rows else None
+    on_reach = torch.zeros_like(reach, dtype=exact) if rows is not None else None
+    products = reach.new_zeros(height * count, length, reach.shape[2])
+    for dy in range(window):
+        _band(products, window).copy_(volume[..., dy, :].flatten(0, 1))
+        if on_rows is not None:
+            on_rows += torch.bmm(products, reach[dy : dy + height].flatten(0, 1))
+        if rows is not None and on_reach is not None:
+            on_reach[dy : dy + height] += torch.bmm(products.mT, rows.flatten(0, 1)).unflatten(0, (height, count))
+    if on_rows is not None:
+        on_rows = (on_rows / channels).view(height, count, length, channels).to(reach.dtype)
+    return on_rows, None if on_reach is None else (on_reach / channels).to(reach.dtype)
 
 
 def _band(products: Tensor, window: int) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from flowkit.errors import UsageError
 from flowkit.losses.matching import matching_loss
 from flowkit.losses.multiscale import Penalty, multiscale_loss
 from flowkit.losses.sequence import flow_metrics
@@ -17,7 +16,6 @@ from flowkit.models.liteflownet_variants import variant
 from flowkit.models.pwcnet import PWCNet
 from flowkit.models.pyramid import FEATURES
 from flowkit.synth.engine import EngineSettings
-from flowkit.training.mirroring import WAYS, mirrored, remembered
 from flowkit.training.recipe import Recipe, Stage
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
     from flowkit.batch import PairBatch
     from flowkit.models.prediction import FlowPrediction
-    from flowkit.training.recipe import Source
 
 log = logging.getLogger(__name__)
 
@@ -56,24 +53,10 @@ class PyramidRecipe(Recipe):
     """A variant's channels, relative to the paper's."""
     still: bool = False
     """Begin near zero flow instead of chance flows, which would unlearn what a first stage has taught the features."""
-    mirrors: int = 1
-    """How often a batch that the engine has made is shown, up to 4: as it is, mirrored left to right, top to bottom, both."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.mirrors <= WAYS:
-            raise UsageError(f"mirrors={self.mirrors}: must be 1 to {WAYS}")
 
     def network(self) -> nn.Module:
         """The recipe's network, or the variant."""
         return LiteFlowNet(variant(self.variant, self.width)) if self.variant else super().network()
-
-    def batches(self, source: Source, index: int) -> PairBatch:
-        """Batch number `index`; see `mirrors`."""
-        if self.mirrors == 1 or not self.renders:
-            return super().batches(source, index)
-        number, way = divmod(index, self.mirrors)
-        return mirrored(remembered(source, self.batch, self.size, self.batch_seed(number)), way)
 
     def begin(self, network: nn.Module) -> None:
         """Initial weights by chance; see `still`."""

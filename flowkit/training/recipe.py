@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from flowkit.errors import UsageError
 from flowkit.losses.sequence import flow_metrics, sequence_loss
 from flowkit.synth.engine import Engine, EngineSettings
+from flowkit.training.mirroring import WAYS, mirrored, remembered
 from flowkit.training.public_pairs import PublicPairs, mixture, public_batches
 from flowkit.training.schedule import multistep, one_cycle
 
@@ -84,6 +85,9 @@ class Recipe:
     engine: EngineSettings = field(default_factory=EngineSettings)
     """What the engine's pairs look like."""
 
+    mirrors: int = 1
+    """How often a batch that the engine has made is shown, up to 4: as it is, mirrored left to right, top to bottom, both."""
+
     steps: int = 100_000
     """Length of the run where neither --steps nor --minutes is given."""
     learning_rate: float = 4e-4
@@ -153,6 +157,8 @@ class Recipe:
     """Precision of weights.safetensors."""
 
     def __post_init__(self) -> None:
+        if not 1 <= self.mirrors <= WAYS:
+            raise UsageError(f"mirrors={self.mirrors}: must be 1 to {WAYS}")
         for name in ("steps", "batch", "accumulate", "log_every", "checkpoint_every", "validation_pairs"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -267,7 +273,10 @@ class Recipe:
         """Batch number `index` of the run: a function of the recipe and the index alone."""
         if isinstance(source, PublicPairs):
             return source.numbered(index, self.batch, self.size, self.seed)  # every pair once an epoch
-        return source.batch(self.batch, self.size, self.batch_seed(index))
+        if self.mirrors == 1:
+            return source.batch(self.batch, self.size, self.batch_seed(index))
+        number, way = divmod(index, self.mirrors)
+        return mirrored(remembered(source, self.batch, self.size, self.batch_seed(number)), way)
 
     def batch_seed(self, index: int) -> int:
         """The seed that batch number `index` is made from, below 2^48."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from flowkit.errors import UsageError
+from flowkit.training.glunet import GLUNET_RECIPES
 from flowkit.training.life import LIFE_RECIPE, LIFE_SMALL
 from flowkit.training.pyramid import PYRAMID_RECIPES
 from flowkit.training.raft_xfeat import RAFT_XFEAT
@@ -53,6 +54,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "life": LIFE_RECIPE,
         "life-small": LIFE_SMALL,
         **PYRAMID_RECIPES,
+        **GLUNET_RECIPES,
         **_PUBLIC,
     }
 )
