@@ -69,13 +69,14 @@ def test_displacements_are_from_half_a_period_and_tiles_cover_much_of_the_pictur
 
 @pytest.mark.parametrize("bricks", [False, True])
 def test_wallpaper_repeats_with_its_period(script, bricks):
+    walls = sys.modules["wallpapers"]
     rng = np.random.default_rng(0)
-    paper = script.Wallpaper(np.array([40.0, 40.0]), np.array([30.0, 30.0]), 0.2, 12.0, bricks, False)
+    paper = walls.Wallpaper(np.array([40.0, 40.0]), np.array([30.0, 30.0]), 0.2, 12.0, bricks, False)
     tile = rng.uniform(0, 255, (24, 24, 3)).astype(np.float32)
     at = rng.uniform(-20, 20, (2, 50))
 
     def colour(dx, dy):
-        return script.papered(tile, paper, at + [[dx], [dy]], 0.0, 0.0, rng)
+        return walls.papered(tile, paper, at + np.array([[dx], [dy]]), 0.0, 0.0, rng)
 
     assert np.abs(colour(12, 0) - colour(0, 0)).max() < 0.5
     down = (6, 12) if bricks else (0, 12)
