@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowkit.datasets.epipolar_labelled import read_epipolar_labelled
+from flowkit.datasets.eth3d import read_eth3d
 from flowkit.datasets.evd import read_evd
 from flowkit.datasets.files import folder
 from flowkit.datasets.flyingchairs import read_flyingchairs
@@ -27,6 +28,7 @@ from flowkit.datasets.samples import Sample
 from flowkit.datasets.sintel import read_sintel
 from flowkit.datasets.sparse_correspondences import read_sparse_correspondences
 from flowkit.datasets.strecha import read_strecha
+from flowkit.datasets.tss import read_tss
 from flowkit.datasets.tum import read_tum
 from flowkit.datasets.wxbs import read_wxbs
 from flowkit.errors import InputError, UsageError
@@ -66,6 +68,8 @@ DATASETS = {
         DataSet("hpatches-flow-i", "flow", read_hpatches_flow, complete=(57, "sequences")),
         DataSet("hpatches-flow-i-240", "flow", read_hpatches_flow, complete=(57, "sequences")),
         DataSet("hpatches-flow-i-original", "flow", read_hpatches_flow, complete=(57, "sequences")),
+        DataSet("eth3d", "flow", read_eth3d, complete=(70, "info files")),
+        DataSet("tss", "flow", read_tss, complete=(800, "pairs")),
         DataSet("oxford", "homography", read_oxford, "homography_oxford"),
         DataSet("hpatches", "homography", read_hpatches, "homography_hpatches", (116, "sequences")),
         DataSet("hpatches-v", "homography", read_hpatches, complete=(59, "sequences")),
@@ -80,6 +84,7 @@ DATASETS = {
         DataSet("scannet", "pose", read_pair_list),
         DataSet("hpatches-mma", "matching", read_hpatches, complete=(108, "sequences")),
         DataSet("megadepth-sparse", "matching", read_sparse_correspondences, complete=(1600, "pairs")),
+        DataSet("megadepth-sparse-gocor", "matching", read_sparse_correspondences, complete=(1600, "pairs")),
         DataSet("robotcar-sparse", "matching", read_sparse_correspondences, complete=(6511, "pairs")),
         DataSet("wxbs", "matching", read_wxbs, "hard_wxbs"),
         DataSet("multimodal", "matching", read_multimodal, "hard_multimodal"),

@@ -21,12 +21,13 @@ class Preparation:
 
     The picture is resized to `size` (height, width) by the half-pixel rule: with `lanczos` Pillow's filter, else cv2's
     bilinear one. Then `warp` 3x3, from the pixels of that size to those of the result (of the same size), is applied; what
-    the picture does not reach is black.
+    the picture does not reach is black. Last it is `padded` with black, right and below, to that (height, width).
     """
 
     size: Size
     lanczos: bool = False
     warp: np.ndarray | None = None
+    padded: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,17 @@ class Group:
 
 @dataclass(frozen=True)
 class ImagePair:
-    """What every sample has: its data set, its name there, two images, and how these are prepared (None: not at all)."""
+    """What every sample has: its data set, its name there, two images, and how these are prepared (None: not at all).
+
+    A group's samples can be of several parts (sequences); then the group's means are those of its parts' means.
+    """
 
     dataset: str
     name: str
     image0: Path
     image1: Path
     group: Group | None = field(default=None, kw_only=True)
+    part: str = field(default="", kw_only=True)
     preparation0: Preparation | None = field(default=None, kw_only=True)
     preparation1: Preparation | None = field(default=None, kw_only=True)
 
@@ -54,11 +59,13 @@ class ImagePair:
 class FlowSample(ImagePair):
     """A pair with dense flow: `flow()` is (2, H, W) float32, NaN = unknown, read anew on each call.
 
-    `visible()` is (H, W) bool, True where the point can be seen in image1; None when the data set does not say.
+    `visible()` is (H, W) bool, True where the point can be seen in image1; None when the data set does not say. `extent` is
+    the length (pixels of image1) that relative PCK thresholds refer to, where they are measured.
     """
 
     flow: Callable[[], np.ndarray]
     visible: Callable[[], np.ndarray] | None = None
+    extent: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,8 @@ class MatchSample(ImagePair):
 
     `H` is the homography image0 -> image1 where one relates the images. Without one, and when the scene is `rigid`, the
     labels obey one epipolar geometry. `extent` is the length (pixels of image1) that relative PCK thresholds refer to.
-    With `pooled_pck` (thresholds in pixels) PCK is that of all points of all pairs together.
+    With `pooled_pck` (thresholds in pixels) PCK is that of all points of all pairs together. `nearest`: a dense flow is read
+    at the pixel nearest to `points0`, not between pixels.
     """
 
     points0: np.ndarray
@@ -101,6 +109,7 @@ class MatchSample(ImagePair):
     rigid: bool = True
     extent: float | None = None
     pooled_pck: tuple[float, ...] = ()
+    nearest: bool = False
 
 
 Sample = FlowSample | HomographySample | PoseSample | MatchSample

@@ -1,5 +1,7 @@
 """Sparse correspondences of MegaDepth (1600 pairs) and RobotCar (6511) as RANSAC-Flow (Shen et al., ECCV 2020) has them.
 
+`megadepth-sparse-gocor` are MegaDepth's by the rules of GLU-Net's and GOCor's authors (GOCor, Table 2).
+
 A .csv with the columns scene, source_image, target_image, XA, YA (source), XB, YB (target), coordinates joined by ";", beside
 a folder of images: called like the .csv, or img, or imgs. Dense flow is judged on the target, pointing into the source.
 """
@@ -19,6 +21,7 @@ from flowkit.types import Size
 
 THRESHOLDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 22.0, 36.0)
 """Pixels: RANSAC-Flow's eight, round(logspace(0, log10 36, 8))."""
+THRESHOLDS_GOCOR = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0, 13.0, 22.0, 36.0)
 SHORT_SIDE, STRIDE = 480, 16
 _COLUMNS = ("scene", "source_image", "target_image", "XA", "YA", "XB", "YB")
 _FIELD_LIMIT = 10**8  # all x of a pair are one field
@@ -28,7 +31,8 @@ def read_sparse_correspondences(root: Path, dataset: str) -> list[MatchSample]:
     """Every pair; `root` is the .csv or a folder that has one. image0 is the target, image1 the source.
 
     Both images are resized (Lanczos) to a short side of 480 and sides divisible by 16, the points with them (x' = s x) and
-    then cut to whole pixels. `megadepth-sparse` drops the points that are not strictly inside both images.
+    then cut to whole pixels. The data sets of MegaDepth drop the points that are not strictly inside both images.
+    `-gocor` keeps the fractions, reads the flow at the pixel nearest to a target's point, and pads both images to one size.
     """
     table = _table(root)
     images = first_folder(table.parent, table.stem, "img", "imgs", "images")
@@ -53,19 +57,24 @@ def _sample(row: dict[str, str], images: Path, dataset: str, where: str) -> Matc
         raise InputError(
             f"{where}: has {len(points1)} points in the source but {len(points0)} in the target; check the copy"
         )
+    gocor = dataset.endswith("-gocor")
+    padded = (max(size[0] for size in prepared), max(size[1] for size in prepared)) if gocor else None
     if dataset.startswith("megadepth"):
         kept = _inside(points0, prepared[0]) & _inside(points1, prepared[1])
+        if padded:
+            kept &= (np.round(points0) < padded[::-1]).all(axis=1)
         points0, points1 = points0[kept], points1[kept]
     return MatchSample(
         dataset,
         f"{scene}: {row['target_image']} {row['source_image']}",
         target,
         source,
-        np.trunc(points0),
-        np.trunc(points1),
-        pooled_pck=THRESHOLDS,
-        preparation0=Preparation(prepared[0], lanczos=True),
-        preparation1=Preparation(prepared[1], lanczos=True),
+        points0 if gocor else np.trunc(points0),
+        points1 if gocor else np.trunc(points1),
+        pooled_pck=THRESHOLDS_GOCOR if gocor else THRESHOLDS,
+        nearest=gocor,
+        preparation0=Preparation(prepared[0], lanczos=True, padded=padded),
+        preparation1=Preparation(prepared[1], lanczos=True, padded=padded),
     )
 
 

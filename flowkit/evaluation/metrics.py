@@ -22,10 +22,10 @@ def endpoint_error(flow: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def flow_errors(flow: np.ndarray, truth: np.ndarray, visible: np.ndarray | None = None) -> dict[str, float]:
     """What is measured of one predicted flow (2, H, W) against the truth (2, H, W), NaN = unknown in both.
 
-    `epe` is the mean over the pixels that have truth and a prediction, infinite when there is none; `epe_visible` the same
-    over `visible` (H, W) pixels. Over all `pixels` with truth: `coverage`, the share that has a prediction, `fl`, the share
-    with an error above 3 px and above 5 % of the true length, `within_N`, the share with an error of at most N px. There a
-    pixel without prediction is wrong.
+    `epe` is the mean over the pixels that have truth and a prediction, infinite when there is none, NaN when none has truth;
+    `epe_visible` the same over `visible` (H, W) pixels. Over all `pixels` with truth: `coverage`, the share that has a
+    prediction, `fl`, the share with an error above 3 px and above 5 % of the true length, `within_N`, the share with an error
+    of at most N px. There a pixel without prediction is wrong.
     """
     error = endpoint_error(flow, truth)
     known = np.isfinite(truth).all(axis=0)
@@ -34,13 +34,19 @@ def flow_errors(flow: np.ndarray, truth: np.ndarray, visible: np.ndarray | None 
         scores = {f"within_{n}": _share(error <= n, known) for n in (1, 3, 5)}
     scores |= {
         "pixels": int(known.sum()),
-        "epe": _mean_known(error),
+        "epe": _mean_known(error, known),
         "coverage": _share(np.isfinite(error), known),
         "fl": 1 - _share(right, known),
     }
     if visible is not None:
-        scores["epe_visible"] = _mean_known(error[visible])
+        scores["epe_visible"] = _mean_known(error, known & visible)
     return scores
+
+
+def flow_pck(flow: np.ndarray, truth: np.ndarray, threshold: float) -> float:
+    """Share of the pixels with truth whose error is at most `threshold` pixels; one without prediction is wrong."""
+    with np.errstate(invalid="ignore"):
+        return _share(endpoint_error(flow, truth) <= threshold, np.isfinite(truth).all(axis=0))
 
 
 def area_under_sparsification(error: np.ndarray, confidence: np.ndarray, steps: int = 20) -> float:
@@ -69,9 +75,9 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return np.cumsum(values) / np.arange(1, values.size + 1)
 
 
-def _mean_known(error: np.ndarray) -> float:
-    known = error[np.isfinite(error)]
-    return float(known.mean()) if known.size else float("inf")
+def _mean_known(error: np.ndarray, among: np.ndarray) -> float:
+    predicted = error[among & np.isfinite(error)]
+    return float(predicted.mean()) if predicted.size else float("inf") if among.any() else float("nan")
 
 
 def _share(right: np.ndarray, among: np.ndarray) -> float:
@@ -90,12 +96,11 @@ def pck(errors: np.ndarray, threshold: float) -> float:
 def sample_flow_at(flow: np.ndarray, points: np.ndarray) -> np.ndarray:
     """(N, 2) vectors of a (2, H, W) flow at (N, 2) points by bilinear interpolation; NaN where a neighbour is unknown.
 
-    Points beyond the border take the border's value.
+    At the centre of a pixel that pixel alone counts. Points beyond the border take the border's value.
     """
     height, width = flow.shape[1:]
     x, y = np.clip(points[:, 0], 0, width - 1), np.clip(points[:, 1], 0, height - 1)
-    x0, y0 = np.minimum(x.astype(int), max(width - 2, 0)), np.minimum(y.astype(int), max(height - 2, 0))
-    x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
+    x0, y0, x1, y1 = (each.astype(int) for each in (np.floor(x), np.floor(y), np.ceil(x), np.ceil(y)))
     a, b = x - x0, y - y0
     upper = (1 - a) * flow[:, y0, x0] + a * flow[:, y0, x1]
     lower = (1 - a) * flow[:, y1, x0] + a * flow[:, y1, x1]

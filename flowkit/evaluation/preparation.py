@@ -1,4 +1,4 @@
-"""The pictures as methods see them: as they are on disk, or as a protocol prepares them (another size, a warp).
+"""The pictures as methods see them: as they are on disk, or as a protocol prepares them (another size, a warp, a margin).
 
 The only place where the bench changes a picture. Truth and answers are in the pixels of what comes out here.
 """
@@ -22,8 +22,12 @@ def prepared_images(sample: Sample) -> tuple[Image, Image]:
 def prepared_sizes(sample: Sample) -> tuple[Size, Size]:
     """The (height, width) of both, without decoding them."""
     pairs = ((sample.image0, sample.preparation0), (sample.image1, sample.preparation1))
-    size0, size1 = (preparation.size if preparation else image_header(path) for path, preparation in pairs)
+    size0, size1 = (_size(preparation) if preparation else image_header(path) for path, preparation in pairs)
     return size0, size1
+
+
+def _size(preparation: Preparation) -> Size:
+    return preparation.padded or preparation.size
 
 
 def preparation_key(sample: Sample) -> list[object]:
@@ -31,7 +35,11 @@ def preparation_key(sample: Sample) -> list[object]:
     done = [sample.preparation0, sample.preparation1]
     if done == [None, None]:
         return []
-    return [each and [each.size, each.lanczos, None if each.warp is None else each.warp.tolist()] for each in done]
+    return [each and _key(each) for each in done]
+
+
+def _key(each: Preparation) -> list[object]:
+    return [each.size, each.lanczos, None if each.warp is None else each.warp.tolist(), each.padded]
 
 
 def _prepared(path: Path, preparation: Preparation | None) -> Image:
@@ -45,6 +53,9 @@ def _prepared(path: Path, preparation: Preparation | None) -> Image:
         pixels = cv2.warpPerspective(
             pixels, preparation.warp, (pixels.shape[1], pixels.shape[0]), flags=cv2.INTER_LINEAR
         )
+    if preparation.padded is not None:
+        (height, width), (to_height, to_width) = pixels.shape[:2], preparation.padded
+        pixels = np.pad(pixels, ((0, to_height - height), (0, to_width - width), (0, 0)))
     return Image(np.ascontiguousarray(pixels), image.path, image.notes)
 
 

@@ -39,6 +39,7 @@ class PairResult:
     cached: bool
     message: str = ""
     group: Group | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def run(
                 cached,
                 message,
                 sample.group,
+                sample.part,
             )
 
 
@@ -127,16 +129,23 @@ def _rows(task: str, dataset: str, results: Sequence[PairResult], group: str = "
 
 
 def _values(task: str, results: Sequence[PairResult]) -> dict[str, float]:
-    """What the pairs amount to; where all are in equal groups, a mean over pairs is the mean over the groups' means."""
+    """What the pairs amount to; where all are in equal groups or parts, a mean over pairs is the mean over those' means."""
     values = TASKS[task].summarise([result.scores for result in results])
-    groups = list(dict.fromkeys((result.dataset, result.group) for result in results))
-    if len(groups) > 1 and all(group is not None and group.equal for _, group in groups):
-        parts = [
-            TASKS[task].summarise([result.scores for result in results if (result.dataset, result.group) == group])
-            for group in groups
-        ]
+    if divided := _divided(results):
+        parts = [_values(task, part) for part in divided]
         values |= {key: float(np.mean([part[key] for part in parts])) for key in TASKS[task].means if key in values}
     return values
+
+
+def _divided(results: Sequence[PairResult]) -> list[list[PairResult]]:
+    """The results of each equal group, or of each part of the one group that all are in; empty where nothing is divided."""
+    groups = dict.fromkeys((result.dataset, result.group) for result in results)
+    if len(groups) > 1 and not all(group is not None and group.equal for _, group in groups):
+        return []
+    divided: dict[object, list[PairResult]] = {}
+    for result in results:
+        divided.setdefault((result.dataset, result.group) if len(groups) > 1 else result.part, []).append(result)
+    return list(divided.values()) if len(divided) > 1 else []
 
 
 def _counts(results: Sequence[PairResult]) -> dict[str, float]:

@@ -42,6 +42,8 @@ def _judge_flow(sample: Sample, arrays: Arrays) -> dict[str, float]:
         sizes = f"is {flow.shape[1:]} but its ground truth {truth.shape[1:]}"
         raise InputError(f"{sample.image0}: {sizes}; check the copy")
     scores = metrics.flow_errors(flow, truth, sample.visible() if sample.visible else None)
+    if sample.extent is not None:
+        scores[_FLOW_PCK] = metrics.flow_pck(flow, truth, 0.05 * sample.extent)
     if "confidence" in arrays:
         scores["ause"] = metrics.area_under_sparsification(metrics.endpoint_error(flow, truth), arrays["confidence"])
     return scores
@@ -52,7 +54,8 @@ def _summarise_flow(scores: Sequence[Scores]) -> dict[str, float]:
     predicted = [score["pixels"] * score["coverage"] for score in scores]
     row = {"epe_pooled": metrics.pooled(scores, "epe", predicted)}
     row |= {key: metrics.pooled(scores, key, pixels) for key in ("fl", "within_1", "within_3", "within_5", "coverage")}
-    return row | {key: _mean(scores, source) for key, source in _FLOW_MEANS.items()}
+    row |= {key: _mean(scores, source) for key, source in _FLOW_MEANS.items()}
+    return row | ({_FLOW_PCK: _mean(scores, _FLOW_PCK)} if any(_FLOW_PCK in score for score in scores) else {})
 
 
 _FLOW_MEANS = {
@@ -64,6 +67,7 @@ _FLOW_MEANS = {
     "ause": "ause",
 }
 """Value of a data set -> the score of a pair that it is the mean of."""
+_FLOW_PCK = "pck_0.05"
 
 
 def _flow_of_homography(sample: Sample) -> Sample:
@@ -142,7 +146,8 @@ def _judge_matching(sample: Sample, arrays: Arrays) -> dict[str, float]:
 
 
 def _judge_dense_matching(sample: MatchSample, flow: np.ndarray) -> dict[str, float]:
-    moved = sample.points0 + metrics.sample_flow_at(flow, sample.points0)
+    read_at = np.round(sample.points0) if sample.nearest else sample.points0
+    moved = sample.points0 + metrics.sample_flow_at(flow, read_at)
     errors = np.linalg.norm(moved - sample.points1, axis=1)
     if sample.pooled_pck:
         pooled = {f"pooled_pck_{t:g}": metrics.pck(errors, t) for t in sample.pooled_pck}

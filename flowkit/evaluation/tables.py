@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import flowkit
-from flowkit.datasets.sparse_correspondences import THRESHOLDS
+from flowkit.datasets.sparse_correspondences import THRESHOLDS, THRESHOLDS_GOCOR
 from flowkit.evaluation.metrics import MMA_THRESHOLDS
 from flowkit.evaluation.protocols import PairResult, Row
 
@@ -43,7 +43,7 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "pck_10": ("PCK 10 px %", 100, 1),
     "pck_0.05": ("PCK .05 %", 100, 1),
     "pck_0.1": ("PCK .1 %", 100, 1),
-    **{f"pooled_pck_{t:g}": (f"PCK@{t:g} %", 100.0, 1) for t in THRESHOLDS},
+    **{f"pooled_pck_{t:g}": (f"PCK@{t:g} %", 100.0, 1) for t in sorted({*THRESHOLDS, *THRESHOLDS_GOCOR})},
     "auc_3": ("AUC@3", 100, 1),
     "auc_5": ("AUC@5", 100, 1),
     "auc_10": ("AUC@10", 100, 1),

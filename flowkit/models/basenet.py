@@ -7,7 +7,6 @@ may be a GOCor module. The paper's appendix is not public; what it leaves open i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -23,7 +22,10 @@ from flowkit.models.glunet_parts import (
     GlobalCorrelation,
     LocalCorrelation,
     LocalLevel,
+    MatchingLayers,
+    PassedOn,
     at_size,
+    in_pixels,
     resized_flow,
 )
 from flowkit.models.gocor import LINEAR, PAPER, REFERENCE_ONLY, GlobalGOCor, LocalGOCor
@@ -65,14 +67,13 @@ class BaseNet(nn.Module):
         super().__init__()
         self.config = config
         self.pyramid = OwnPyramid() if config.encoder == "own" else VGG16Pyramid()
-        channels = self.pyramid.channels
-        self.global_matching = _global_layer(config, channels[4])
-        self.local_matching = LocalGOCor(PAPER) if config.local == "gocor" else LocalCorrelation()
+        self.matching = MatchingLayers(
+            _global_layer(config, self.pyramid.channels[4]),
+            LocalGOCor(PAPER) if config.local == "gocor" else LocalCorrelation(),
+        )
         self.coarse = CoarseLevels(refined=False)
         self.enlarge = Enlargement()
-        self.pass_on = nn.ConvTranspose2d(self.coarse.second.decoder.hidden, 2, 4, stride=2, padding=1)
-        nn.init.kaiming_normal_(self.pass_on.weight)
-        nn.init.zeros_(self.pass_on.bias)  # type: ignore[arg-type]
+        self.pass_on = PassedOn(self.coarse.second.decoder.hidden)
         self.fine = LocalLevel(passed_on=2, refined=True)
 
     def forward(
@@ -98,28 +99,23 @@ class BaseNet(nn.Module):
         if until == FEATURES:
             features = {2**level: pair for level, pair in levels.items()}
             return FlowPrediction(flow=torch.zeros_like(wide(image0[:, :2])), features=features)
-        globally, locally = self.global_matching, self.local_matching
-        if iterations is not None and self.config.coarse in ("linear", "reference", "full"):
-            globally = partial(globally, steps=iterations)
-        if iterations is not None and self.config.local == "gocor":
-            locally = partial(locally, steps=iterations)
-        per_pixel = wide(image0).new_tensor([size[1] / SIDE, size[0] / SIDE]).view(2, 1, 1)
+        globally, locally = self.matching.with_steps(iterations)
         flows, confidence = [], None
         if initial is None:
-            flows.append(self.coarse.mapped(globally, *levels[4])[0])
+            flows.append(self.coarse.mapped(globally, levels[4])[0])
         else:
-            cells = wide(initial).new_tensor([SIDE / initial.shape[-1], SIDE / initial.shape[-2]]).view(2, 1, 1)
+            cells = in_pixels((SIDE, SIDE), (initial.shape[-2], initial.shape[-1]), initial)
             flows.append(resized_flow(wide(initial) * cells, (MIDDLE, MIDDLE)))
         if until != str(COARSE):
-            middle = self.coarse.locally(locally, *levels[3], flows[-1])
+            middle = self.coarse.locally(locally, levels[3], flows[-1])
             flows.append(middle.flow)
             if until != str(MIDDLE):
                 up_flow = wide(self.enlarge(middle.flow))
                 fine = self.fine(locally, *levels[2], up_flow, SIDE / FINE, self.pass_on(middle.hidden))
                 flows.append(fine.flow)
-                if self.config.local == "gocor":
+                if self.matching.confident:
                     confidence = resized_flow(fine.confidence(), size)
-        flows = [flow * per_pixel for flow in flows]
+        flows = [flow * in_pixels(size, (SIDE, SIDE), flow) for flow in flows]
         flow = resized_flow(flows[-1], size)
         strides = [max(1, round(size[1] / each.shape[-1])) for each in flows]
         return FlowPrediction(flow=flow, iterates=flows, strides=strides, confidence=confidence)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from flowkit.models.gocor import RADIUS
+from flowkit.models.gocor import RADIUS, GOCor, answer_at
 from flowkit.models.neighbourhood_consensus import NeighbourhoodConsensus, mutual_matching
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.precision import wide
@@ -59,6 +60,27 @@ class LocalCorrelation(nn.Module):
     def forward(self, reference: Tensor, query: Tensor) -> Tensor:
         """Of features (B, C, H, W)."""
         return local_correlation(reference, query, RADIUS)
+
+
+class MatchingLayers(nn.Module):
+    """The correlation layers of a network, either of which may be a GOCor module; the local one serves all its levels."""
+
+    def __init__(self, globally: nn.Module, locally: nn.Module) -> None:
+        super().__init__()
+        self.globally, self.locally = globally, locally
+
+    @property
+    def confident(self) -> bool:
+        """Whether a local volume says how sure a match is (see `Level.confidence`)."""
+        return isinstance(self.locally, GOCor)
+
+    def with_steps(self, steps: int | None) -> tuple[GlobalMatching, LocalMatching]:
+        """Both, GOCor modules with that number of steps; None is their own."""
+        layers = self.globally, self.locally
+        if steps is None:
+            return layers
+        first, second = (partial(layer, steps=steps) if isinstance(layer, GOCor) else layer for layer in layers)
+        return first, second
 
 
 class MappingDecoder(nn.Module):
@@ -122,6 +144,15 @@ class Refinement(nn.Module):
         return change
 
 
+class PassedOn(nn.ConvTranspose2d):
+    """A decoder's features (B, C, h, w) for the next level: two channels at twice the size."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 2, 4, stride=2, padding=1)
+        nn.init.kaiming_normal_(self.weight)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
+
+
 class Enlargement(nn.ConvTranspose2d):
     """A flow (B, 2, h, w) at twice the size, learned, beginning bilinearly; the numbers keep their unit."""
 
@@ -146,6 +177,11 @@ def conv(inputs: int, outputs: int, dilation: int = 1) -> nn.Conv2d:
     nn.init.kaiming_normal_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
+
+
+def in_pixels(size: tuple[int, int], side: tuple[int, int], like: Tensor) -> Tensor:
+    """(2, 1, 1): pixels (x, y) of an image of `size` (height, width) per pixel of the same at another size."""
+    return wide(like).new_tensor([size[1] / side[1], size[0] / side[0]]).view(2, 1, 1)
 
 
 def unit(features: Tensor) -> Tensor:
@@ -178,10 +214,9 @@ class LocalLevel(nn.Module):
     ) -> Level:
         """The flow (B, 2, h, w), improved by what the warped query shows."""
         volume = correlate(reference, warped(query, flow / stride))
-        inputs = [F.leaky_relu(volume, 0.1), flow.to(volume.dtype)]
-        change, hidden = self.decoder(
-            torch.cat(inputs if passed_on is None else [*inputs, passed_on.to(volume.dtype)], 1)
-        )
+        inputs = [F.leaky_relu(volume, 0.1), flow] + ([] if passed_on is None else [passed_on])
+        # GOCor's volumes are float32, which under autocast would make all of the decoder so
+        change, hidden = self.decoder(torch.cat([part.to(reference.dtype) for part in inputs], 1))
         if self.refinement is not None:
             change = change + self.refinement(hidden)
         return Level(flow + change, hidden, volume, change / stride)
@@ -199,14 +234,8 @@ class Level(NamedTuple):
     """... and where in there, (x, y) in cells, it went."""
 
     def confidence(self) -> Tensor:
-        """(B, 1, h, w) in [0, 1]: the volume at the place found, bilinear, 0 beyond its reach.
-
-        Of GOCor's volumes that is a confidence, for they were optimised to be 1 at a match and 0 elsewhere.
-        """
-        line = torch.arange(-RADIUS, RADIUS + 1, device=self.change.device, dtype=self.change.dtype).view(-1, 1, 1)
-        near_x, near_y = ((1 - (self.change[:, axis, None] - line).abs()).clamp_min(0) for axis in (0, 1))
-        shares = (near_y[:, :, None] * near_x[:, None]).flatten(1, 2)
-        return (self.volume * shares).sum(1, keepdim=True).clamp(0, 1)
+        """(B, 1, h, w) in [0, 1], of a volume of GOCor's."""
+        return answer_at(self.volume, self.change)
 
 
 class CoarseLevels(nn.Module):
@@ -218,16 +247,16 @@ class CoarseLevels(nn.Module):
         self.enlarge = Enlargement()
         self.second = LocalLevel(refined=refined)
 
-    def mapped(self, correlate: GlobalMatching, reference: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-        """The flow (B, 2, 16, 16) and the volume (B, 256, 16, 16) it was read from."""
-        volume = correlate(unit(reference), unit(query))
+    def mapped(self, correlate: GlobalMatching, features: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """The flow (B, 2, 16, 16) and the volume (B, 256, 16, 16) it was read from, of features (B, C, 16, 16) of both."""
+        volume = correlate(*map(unit, features))
         return self.first(F.leaky_relu(volume, 0.1)) * (SIDE / COARSE), volume
 
-    def locally(self, correlate: LocalMatching, reference: Tensor, query: Tensor, flow: Tensor) -> Level:
-        """The flow on 32x32 cells, from a flow on as many, or on 16x16."""
+    def locally(self, correlate: LocalMatching, features: tuple[Tensor, Tensor], flow: Tensor) -> Level:
+        """The flow on 32x32 cells, of features (B, C, 32, 32) of both images, from a flow on as many, or on 16x16."""
         if flow.shape[-1] != MIDDLE:
             flow = wide(self.enlarge(flow))
-        level: Level = self.second(correlate, reference, query, flow, SIDE / MIDDLE)
+        level: Level = self.second(correlate, *features, flow, SIDE / MIDDLE)
         return level
 
 

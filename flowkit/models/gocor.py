@@ -57,89 +57,83 @@ LINEAR = replace(PAPER, query=False, learned=False)
 
 
 class State(NamedTuple):
-    """Filters (B, C, ...) after some steps, and what they answer in the query, if that was asked for on the way."""
+    """Filters (..., C) after some steps, and what they answer in the query, where that is known on the way."""
 
     filters: Tensor
     answers: Tensor | None
 
 
 class GOCor(nn.Module):
-    """What both modules share: the objective and its descent. Maps are float32 inside, whatever autocast says."""
+    """What both modules share: the objective and its descent. All is float32 inside, whatever autocast says."""
 
     def __init__(self, config: GOCorConfig, steps: int) -> None:
         super().__init__()
         self.config, self.steps = config, steps
         self.reference = ReferenceObjective(config.eta, config.weighted_target, config.learned)
-        self.query: QueryObjective | None = None
         self.log_step = nn.Parameter(torch.zeros(1))
         self.decay = nn.Parameter(torch.full((1,), 1e-2))
         """lambda of eq. 7."""
 
     def initial(self, reference: Tensor) -> Tensor:
-        """The filters to start from, of the shape of the reference's features."""
+        """The filters to start from, (B, C, H, W) as the reference's features."""
         raise NotImplementedError
 
-    def descend(self, reference: Volume, query: Volume | None, filters: Tensor, steps: int) -> Iterator[State]:
-        """The filters before the first step and after each (eq. 8).
+    def volume(self, features: Tensor) -> Volume:
+        """The features, float32 or 64, as what filters are compared with."""
+        raise NotImplementedError
 
-        The answers to a step's direction are what the step changes in the answers, so every step correlates once.
+    def smoothness(self) -> QueryObjective | None:
+        """The second term, on the query."""
+        return None
+
+    def descend(self, own: Volume, other: Volume, filters: Tensor, steps: int) -> Iterator[State]:
+        """The filters (..., C) for the reference's volume before the first step and after each (eq. 8).
+
+        Answers to a step's direction are how the answers change, so that no step correlates its filters anew.
         """
-        decay = self._decay(reference)
-        maps = self.reference.maps(reference)
-        scores = reference.answers(filters)
-        answers = smooth = None
-        if self.query is not None:
-            assert query is not None
-            answers = query.answers(filters)
-            smooth = self.query(answers, query.grids)
+        decay, maps, smoothness = self._decay(own), self.reference.maps(own), self.smoothness()
+        scores = own.answers(filters)
+        answers = roughness = None
+        if smoothness is not None:
+            answers = other.answers(filters)
+            roughness = smoothness.gradient(answers, other.size)
         yield State(filters, answers)
         for _ in range(steps):
             residual, slope = self.reference(scores, maps)
-            gradient = decay * filters + reference.combined(slope * residual)
-            if self.query is not None:
-                assert query is not None and smooth is not None
-                gradient = gradient + query.combined(self.query.adjoint(smooth, query.grids))
-            change = reference.answers(gradient)
-            length = gradient.square().sum(1, keepdim=True)
-            curvature = (slope * change).square().sum(1, keepdim=True) + decay * length
-            change_query = change_smooth = None
-            if self.query is not None:
-                assert query is not None
-                change_query = query.answers(gradient)
-                change_smooth = self.query(change_query, query.grids)
+            gradient = decay * filters + own.combined(slope * residual)
+            if smoothness is not None:
+                gradient = gradient + other.combined(roughness)
+            change = own.answers(gradient)
+            length = gradient.square().sum(-1, keepdim=True)
+            curvature = (slope * change).square().sum(-1, keepdim=True) + decay * length
+            if smoothness is not None:
+                change_there = other.answers(gradient)
+                bend = smoothness.gradient(change_there, other.size)
                 # the query ties all filters of a pair together, so that they take one step in common
-                length = length.flatten(1).sum(1)
-                curvature = curvature.flatten(1).sum(1) + change_smooth.square().flatten(1).sum(1)
-                length, curvature = (each.view(-1, 1, 1, 1) for each in (length, curvature))
+                length = length.sum(1, keepdim=True)
+                curvature = curvature.sum(1, keepdim=True) + (change_there * bend).sum((1, 2), keepdim=True)
             step = self.log_step.exp() * length / curvature.clamp_min(SMALL)
             filters = filters - step * gradient
             scores = scores - step * change
-            if change_query is not None and answers is not None and smooth is not None:
-                assert change_smooth is not None
-                answers = answers - step * change_query
-                smooth = smooth - step * change_smooth
+            if smoothness is not None:
+                answers = answers - step * change_there
+                roughness = roughness - step * bend
             yield State(filters, answers)
 
-    def objective(self, reference: Volume, query: Volume | None, filters: Tensor) -> Tensor:
-        """(B,): half of eq. 7 for the filters; what every step lowers."""
-        residual, _ = self.reference(reference.answers(filters), self.reference.maps(reference))
-        total = residual.square().flatten(1).sum(1) + (self._decay(reference) * filters.square()).flatten(1).sum(1)
-        if self.query is not None:
-            assert query is not None
-            total = total + self.query(query.answers(filters), query.grids).square().flatten(1).sum(1)
+    def objective(self, own: Volume, other: Volume, filters: Tensor) -> Tensor:
+        """Half of eq. 7 for the filters (..., C), which every step lowers; a scalar, the sum over all pairs."""
+        residual, _ = self.reference(own.answers(filters), self.reference.maps(own))
+        total = own.maps(residual).square().sum() + (self._decay(own) * filters.square()).sum()
+        if (smoothness := self.smoothness()) is not None:
+            total = total + smoothness(other.answers(filters), other.size).square().sum()
         return total / 2
 
-    def _decay(self, volume: Volume) -> Tensor:
-        return self.decay.square().clamp_min(1e-10) / volume.scale**2
-
-    def _volume(self, features: Tensor) -> Volume:
-        raise NotImplementedError
-
     def states(self, reference: Tensor, query: Tensor, steps: int | None = None) -> Iterator[Tensor]:
-        """The correspondence volume before the first step and after each, for a look inside (Figures 1 and 5)."""
-        found, own = self._volumes(reference, query)
-        for state in self.descend(found, own, self.initial(wide(reference)), self._steps(steps)):
-            yield own.answers(state.filters) if state.answers is None else state.answers
+        """The correspondence volume (B, K, H, W) before the first step and after each (the paper's Figures 1 and 5)."""
+        reference, query = wide(reference), wide(query)
+        own, other = self.volume(reference), self.volume(query)
+        for state in self.descend(own, other, own.laid(self.initial(reference)), self._steps(steps)):
+            yield other.maps(other.answers(state.filters) if state.answers is None else state.answers)
 
     def forward(self, reference: Tensor, query: Tensor, steps: int | None = None) -> Tensor:
         """The correspondence volume of features (B, C, H, W): (B, cells or displacements, H, W), float32.
@@ -147,15 +141,21 @@ class GOCor(nn.Module):
         `steps` of descent: None is the configuration's number, in training or in evaluation.
         """
         with torch.autocast(reference.device.type, enabled=False):
-            found, own = self._volumes(reference, query)
-            last = None
-            for state in self.descend(found, own, self.initial(wide(reference)), self._steps(steps)):
-                last = state
-            assert last is not None
-            return own.answers(last.filters) if last.answers is None else last.answers
+            reference, query, steps = wide(reference), wide(query), self._steps(steps)
+            if reference.is_cuda:
+                return self._optimised(reference, query, steps)
+            # pairs know nothing of one another, and one alone is what a CPU's caches can hold
+            pairs = zip(reference.split(1), query.split(1), strict=True)
+            volume = torch.cat([self._optimised(*pair, steps) for pair in pairs])
+            lasting = reference.is_contiguous(memory_format=torch.channels_last)  # convolutions take it as it comes
+            return volume.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
 
-    def _volumes(self, reference: Tensor, query: Tensor) -> tuple[Volume, Volume]:
-        return self._volume(wide(reference)), self._volume(wide(query))
+    def _optimised(self, reference: Tensor, query: Tensor, steps: int) -> Tensor:
+        *_, last = self.states(reference, query, steps)
+        return last
+
+    def _decay(self, volume: Volume) -> Tensor:
+        return self.decay.square().clamp_min(1e-10) / volume.scale**2
 
     def _steps(self, steps: int | None) -> int:
         if steps is not None:
@@ -186,8 +186,13 @@ class GlobalGOCor(GOCor):
         b = at_place * both - at_mean * own
         return (a * reference - b * mean) / determinant
 
-    def _volume(self, features: Tensor) -> Volume:
+    def volume(self, features: Tensor) -> GlobalVolume:
+        """See `GOCor.volume`."""
         return GlobalVolume(features)
+
+    def smoothness(self) -> QueryObjective | None:
+        """See `GOCor.smoothness`."""
+        return self.query
 
 
 class LocalGOCor(GOCor):
@@ -201,5 +206,29 @@ class LocalGOCor(GOCor):
         """w = f / mean(f f), which answers with 1 at its own place."""
         return self.at_place.to(reference.dtype) * reference / (reference.square().mean(1, keepdim=True) + 1e-6)
 
-    def _volume(self, features: Tensor) -> Volume:
+    def volume(self, features: Tensor) -> LocalVolume:
+        """See `GOCor.volume`."""
         return LocalVolume(features, RADIUS)
+
+    def _optimised(self, reference: Tensor, query: Tensor, steps: int) -> Tensor:
+        """On the CPU in parts that its caches hold: here filters know nothing of one another."""
+        if reference.is_cuda:
+            return super()._optimised(reference, query, steps)
+        own, other = self.volume(reference), self.volume(query)
+        filters = own.laid(self.initial(reference))
+        answers = []
+        for part in own.parts():
+            *_, last = self.descend(own.part(part), other, filters[part], steps)
+            answers.append(other.part(part).answers(last.filters))
+        return other.maps(torch.cat(answers))
+
+
+def answer_at(volume: Tensor, change: Tensor) -> Tensor:
+    """(B, 1, H, W) in [0, 1]: a local volume (B, 81, H, W) at the displacements `change` (B, 2, H, W), in cells, 0 beyond it.
+
+    The filters were optimised to answer with 1 at a match and 0 elsewhere, so that this is how sure the match is.
+    """
+    line = torch.arange(-RADIUS, RADIUS + 1, device=change.device, dtype=change.dtype).view(-1, 1, 1)
+    near_x, near_y = ((1 - (change[:, axis, None] - line).abs()).clamp_min(0) for axis in (0, 1))
+    shares = (near_y[:, :, None] * near_x[:, None]).flatten(1, 2)
+    return (volume * shares).sum(1, keepdim=True).clamp(0, 1)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from flowkit.models.gocor_volumes import Grids, Volume
+from flowkit.models.gocor_volumes import Volume
+from flowkit.types import Size
 
 KNOTS = 10
 WIDTH = 0.5
@@ -49,7 +50,7 @@ class ReferenceObjective(nn.Module):
         )
 
     def forward(self, scores: Tensor, maps: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The residual for scores (B, K, H, W), and its slope in them."""
+        """The residual for scores (..., K), and its slope in them."""
         target, even, odd = maps
         if not self.learned:
             return scores - target, torch.ones_like(scores)
@@ -68,26 +69,39 @@ class QueryObjective(nn.Module):
         self.over_query = nn.Parameter(1e-3 * torch.randn(CHANNELS, 1, 3, 3))
         self.over_reference = nn.Parameter(1e-3 * torch.randn(CHANNELS, CHANNELS, 3, 3))
 
-    def forward(self, answers: Tensor, grids: Grids) -> Tensor:
-        """(B, 16 Q, H, W): the kernel applied to answers (B, Q, H, W) of all Q cells of the query."""
-        batch, _, height, width = answers.shape
-        planes = answers.permute(0, 2, 3, 1).reshape(-1, 1, *grids[0])
-        first = F.conv2d(planes, self.over_query.to(answers.dtype), padding=1)
-        turned = (
-            first.view(batch, height * width, CHANNELS, -1).permute(0, 3, 2, 1).reshape(-1, CHANNELS, height, width)
-        )
-        smooth = F.conv2d(turned, self.over_reference.to(answers.dtype), padding=1)
-        return smooth.view(batch, -1, height, width)
+    def forward(self, answers: Tensor, size: Size) -> Tensor:
+        """(B, n): the kernel applied to answers (B, N, Q) of N filters in all Q cells, both of grids of `size`, in a row."""
+        batch, filters, cells = answers.shape
+        planes = _channels_last(answers.reshape(-1, 1, *size))
+        first = F.conv2d(planes, _channels_last(self.over_query.to(answers.dtype)), padding=1)
+        turned = _turned(first, (batch, filters, cells), size)
+        smooth = F.conv2d(turned, _channels_last(self.over_reference.to(answers.dtype)), padding=1)
+        return smooth.permute(0, 2, 3, 1).reshape(batch, -1)
 
-    def adjoint(self, smooth: Tensor, grids: Grids) -> Tensor:
-        """(B, Q, H, W): the transpose of `forward`."""
-        (rows, columns), (height, width) = grids
-        turned = smooth.reshape(-1, CHANNELS, height, width)
-        turned = F.conv_transpose2d(turned, self.over_reference.to(smooth.dtype), padding=1)
-        first = turned.view(-1, rows * columns, CHANNELS, height * width).permute(0, 3, 2, 1)
-        first = first.reshape(-1, CHANNELS, rows, columns)
-        planes = F.conv_transpose2d(first, self.over_query.to(smooth.dtype), padding=1)
-        return planes.view(-1, height * width, rows * columns).mT.unflatten(2, (height, width))
+    def adjoint(self, smooth: Tensor, size: Size) -> Tensor:
+        """(B, N, Q): the transpose of `forward`."""
+        cells = size[0] * size[1]
+        turned = smooth.view(-1, *size, CHANNELS).permute(0, 3, 1, 2)
+        turned = F.conv_transpose2d(turned, _channels_last(self.over_reference.to(smooth.dtype)), padding=1)
+        first = _turned(turned, (len(smooth), cells, cells), size)
+        planes = F.conv_transpose2d(first, _channels_last(self.over_query.to(smooth.dtype)), padding=1)
+        return planes.reshape(-1, cells, cells)
+
+    def gradient(self, answers: Tensor, size: Size) -> Tensor:
+        """(B, N, Q): that of half the objective in the answers."""
+        return self.adjoint(self(answers, size), size)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """What these convolutions of many small planes are five times faster for."""
+    return tensor.contiguous(memory_format=torch.channels_last)
+
+
+def _turned(planes: Tensor, sizes: tuple[int, int, int], grid: tuple[int, int]) -> Tensor:
+    """Planes (B M, 16, ...) of N cells each as planes (B N, 16, height, width) of M cells; `sizes` are B, M, N."""
+    batch, many, cells = sizes
+    lines = planes.permute(0, 2, 3, 1).reshape(batch, many, cells, CHANNELS).transpose(1, 2)
+    return lines.reshape(-1, *grid, CHANNELS).permute(0, 3, 1, 2)
 
 
 def hats(distances: Tensor) -> Tensor:

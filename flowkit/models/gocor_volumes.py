@@ -1,86 +1,129 @@
-"""Correspondence volumes as GOCor descends on them: what filters answer in a map, and the adjoint of that.
+"""What GOCor's filters are compared with: all cells of a map, or those around their own place.
 
-Filters are (B, C, H, W), one per cell of the reference; answers are (B, K, H, W), one for each of the K cells of the other map
-that a filter is compared with: all of them (global, eq. 1), or those around its own place (local, eq. 2).
+There is one filter for each cell of the reference, laid out (..., C), the cells as suits the computation; its answers are
+(..., K), one for each of the K cells that it is compared with.
 """
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from flowkit.ops.correlation import Windows
+from flowkit.ops.correlation import Bands, windows
+from flowkit.types import Size
 
-Grids = tuple[tuple[int, int], tuple[int, int]]
-"""(height, width) in cells of the query, and of the reference."""
+PART = 4096
+"""Filters that are optimised at a time on the CPU: their answers, 1.3 MB, stay in its caches."""
 
 
 class Volume(Protocol):
-    """Filters compared with one map."""
+    """A map (B, C, H, W) with which filters are compared."""
 
     distances: Tensor
-    """Distances in cells that occur between a filter and what it is compared with, each once, in any shape."""
-    grids: Grids
+    """The distances in cells that occur between a filter and what it is compared with, each once, in any shape."""
     scale: int
-    """What the scalar products are divided by."""
+    """What scalar products are divided by."""
+    size: Size
+    """(height, width) in cells."""
+
+    def laid(self, maps: Tensor) -> Tensor:
+        """Maps (B, C, H, W) as filters (..., C)."""
+        ...
+
+    def maps(self, answers: Tensor) -> Tensor:
+        """(B, K, H, W) of answers."""
+        ...
 
     def answers(self, filters: Tensor) -> Tensor:
-        """(B, K, H, W) of filters (B, C, H, W)."""
+        """(..., K) of filters (..., C)."""
         ...
 
     def combined(self, weights: Tensor) -> Tensor:
-        """(B, C, H, W): the adjoint of `answers`, of weights (B, K, H, W)."""
+        """(..., C): the adjoint of `answers`, of weights (..., K)."""
         ...
 
     def placed(self, values: Tensor) -> Tensor:
-        """Values for `distances`, where they belong among the answers: (K, H, W) or (K, 1, 1)."""
+        """Values for `distances` where they belong among the answers."""
         ...
 
 
 class GlobalVolume:
-    """Every filter with every cell of a map (B, C, h, w), row by row: K = h w."""
+    """Every filter with every cell, row by row (eq. 1); filters are (B, H W, C), answers (B, H W, K)."""
 
     scale = 1
 
     def __init__(self, features: Tensor) -> None:
-        self._features = features.flatten(2)
-        self._size = height, width = int(features.shape[-2]), int(features.shape[-1])
-        self.grids = self._size, self._size
+        self.size = height, width = int(features.shape[-2]), int(features.shape[-1])
+        self._features = self.laid(features)
         y = torch.arange(1 - height, height, device=features.device, dtype=features.dtype)
         x = torch.arange(1 - width, width, device=features.device, dtype=features.dtype)
         self.distances = torch.hypot(y[:, None], x)
 
+    def laid(self, maps: Tensor) -> Tensor:
+        """See `Volume.laid`."""
+        return maps.flatten(2).mT
+
+    def maps(self, answers: Tensor) -> Tensor:
+        """See `Volume.maps`; the filters' cells are taken to be those of a map of this size."""
+        return answers.mT.unflatten(2, self.size)
+
     def answers(self, filters: Tensor) -> Tensor:
-        return (self._features.mT @ filters.flatten(2)).unflatten(2, filters.shape[-2:])
+        """See `Volume.answers`."""
+        return filters @ self._features.mT
 
     def combined(self, weights: Tensor) -> Tensor:
-        return (self._features @ weights.flatten(2)).unflatten(2, weights.shape[-2:])
+        """See `Volume.combined`."""
+        return weights @ self._features
 
     def placed(self, values: Tensor) -> Tensor:
-        height, width = self._size
-        # from (h - 1 + dy, w - 1 + dx) to (y1, x1, y0, x0): the window of each filter slides against its place
-        windows = values.unfold(0, height, 1).unfold(1, width, 1).flip(0, 1)
-        return windows.permute(2, 3, 0, 1).flatten(0, 1)
+        """See `Volume.placed`: (H W, K), for filters of a map of the same size."""
+        height, width = self.size
+        # windows of the table of differences, (y1 - y0, x1 - x0), that slide against the filter's place
+        sliding = values.unfold(0, height, 1).unfold(1, width, 1).flip(0, 1)
+        return sliding.flatten(2).flatten(0, 1)
 
 
 class LocalVolume:
-    """Every filter with the cells of a map (B, C, H, W) around its own place, by the mean over channels: K = (2 r + 1)^2."""
+    """Every filter with the cells around its own place, by the mean over channels (eq. 2): K = (2 r + 1)^2."""
 
     def __init__(self, features: Tensor, radius: int) -> None:
-        self._windows = Windows(features, radius)
+        self.size = int(features.shape[-2]), int(features.shape[-1])
+        self._windows = windows(features, radius)
         self.scale = int(features.shape[1])
-        size = int(features.shape[-2]), int(features.shape[-1])
-        self.grids = size, size
         line = torch.arange(-radius, radius + 1, device=features.device, dtype=features.dtype)
         self.distances = torch.hypot(line[:, None], line).flatten()
 
+    def laid(self, maps: Tensor) -> Tensor:
+        """See `Volume.laid`."""
+        return self._windows.laid(maps)
+
+    def maps(self, answers: Tensor) -> Tensor:
+        """See `Volume.maps`."""
+        return self._windows.maps(answers)
+
     def answers(self, filters: Tensor) -> Tensor:
+        """See `Volume.answers`."""
         return self._windows.correlation(filters)
 
     def combined(self, weights: Tensor) -> Tensor:
+        """See `Volume.combined`."""
         return self._windows.combination(weights)
 
+    def parts(self) -> list[slice]:
+        """On the CPU: rows that go together, as many as have `PART` filters."""
+        rows = max(1, PART // self.size[1])
+        return [slice(top, min(top + rows, self.size[0])) for top in range(0, self.size[0], rows)]
+
+    def part(self, rows: slice) -> LocalVolume:
+        """On the CPU: the same for the filters of some rows, laid out and cut to them."""
+        assert isinstance(self._windows, Bands)
+        part = copy(self)
+        part._windows = self._windows.part(rows)
+        return part
+
     def placed(self, values: Tensor) -> Tensor:
-        return values[:, None, None]
+        """See `Volume.placed`."""
+        return values

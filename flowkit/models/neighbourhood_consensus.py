@@ -1,6 +1,6 @@
 """Neighbourhood consensus: a 4-D correlation filtered by 4-D convolutions (Rocco et al., NC-Net, NeurIPS 2018).
 
-The rival of GOCor's paper (Table 6, II). Of the two published forms the one with kernels of 3^4 and layers of 16 and 1 channels.
+The rival of GOCor's paper (Table 6, II). Of the two published forms that with kernels of 3^4, and layers of 16 and 1 channels.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from flowkit.models.gocor import PAPER, PUBLISHED, GOCorConfig, LocalGOCor, answer_at
 from flowkit.models.prediction import FlowPrediction
 from flowkit.models.pyramid import FEATURES, UNIT, SiamesePyramid, check_pair, only_features, prediction, stilled
 from flowkit.ops.correlation import local_correlation
@@ -39,9 +40,13 @@ class PWCNetConfig:
     """Convolutions per level of the pyramid: 3 as published, 2 in the paper."""
     inside: float = 0.9999
     """How much of a warped sample must lie in image1 for it to count."""
+    gocor: GOCorConfig | None = None
+    """How GOCor modules, each level its own, take the place of the cost volumes (NeurIPS 2020); None: they do not."""
 
 
 PWCNET = PWCNetConfig()
+PWCNET_GOCOR = PWCNetConfig(gocor=PAPER)
+PWCNET_GOCOR_PUBLISHED = PWCNetConfig(gocor=PUBLISHED)
 PWCNET_PAPER = PWCNetConfig(convolutions=2, inside=0.999)
 
 
@@ -58,6 +63,9 @@ class PWCNet(nn.Module):
         levels = {level: costs + (config.features[level - 1] + 4 if level < COARSEST else 0) for level in LEVELS}
         self.decoders = nn.ModuleDict({str(level): Decoder(inputs, level > FINEST) for level, inputs in levels.items()})
         self.context = ContextNetwork(levels[FINEST] + sum(DECODER))
+        self.matching = nn.ModuleDict()
+        if config.gocor is not None:
+            self.matching.update({str(level): LocalGOCor(config.gocor) for level in LEVELS})
 
     def forward(
         self,
@@ -65,14 +73,16 @@ class PWCNet(nn.Module):
         image1: Tensor,
         *,
         initial: Tensor | None = None,
+        iterations: int | None = None,
         until: str | None = None,
         through_flows: bool = True,
     ) -> FlowPrediction:
-        """The flow image0 -> image1.
+        """The flow image0 -> image1, with GOCor also its confidence.
 
         `initial` (B, 2, H/64, W/64), in cells of 64 pixels, is what the coarsest level starts from: its answer is then added
-        to it. In training mode `iterates` are the flows of all levels at their own strides, and the last one enlarged.
-        Without `through_flows` no level's error reaches the flow of the level before it. `until="features"` gives those and
+        to it. `iterations` are the steps of every GOCor module (None: 3 in training, 7 in evaluation). In training mode
+        `iterates` are the flows of all levels at their own strides, and the last one enlarged. Without `through_flows` no
+        level's error reaches the flow of the level before it. `until="features"` gives those and
         flow 0. ValueError when sizes or names do not fit.
         """
         check_pair(image0, image1, initial, DIVISOR)
@@ -90,7 +100,8 @@ class PWCNet(nn.Module):
             guess = flow if level == COARSEST else up_flow
             if guess is not None:
                 cells1 = warped_inside(cells1, guess * (UNIT / 2**level), self.config.inside)
-            costs = F.leaky_relu(local_correlation(cells0, cells1, RADIUS), 0.1)
+            volume = self._volume(level, cells0, cells1, iterations)
+            costs = F.leaky_relu(volume, 0.1).to(cells0.dtype)
             inputs = [costs] if up_flow is None else [costs, cells0, up_flow.to(costs.dtype), up_features]
             decoder = self.decoders[str(level)]
             assert isinstance(decoder, Decoder)
@@ -103,7 +114,18 @@ class PWCNet(nn.Module):
                 up_flow, up_features = decoder.enlarged(flow if through_flows else flow.detach(), hidden)
             flows.append(flow)
             strides.append(2**level)
-        return prediction(flows, strides, DIVISOR, self.training)
+        found = prediction(flows, strides, DIVISOR, self.training)
+        if self.config.gocor is not None and up_flow is not None:
+            change = (flows[-1] - wide(up_flow)) * (UNIT / 2**FINEST)
+            sure = answer_at(wide(volume), change)
+            found.confidence = F.interpolate(sure, scale_factor=2.0**FINEST, mode="bilinear", align_corners=False)
+        return found
+
+    def _volume(self, level: int, cells0: Tensor, cells1: Tensor, iterations: int | None) -> Tensor:
+        if self.config.gocor is None:
+            return local_correlation(cells0, cells1, RADIUS)
+        volume: Tensor = self.matching[str(level)](cells0, cells1, iterations)
+        return volume
 
     @torch.no_grad()
     def still(self) -> None:
@@ -228,6 +250,16 @@ def activation() -> nn.LeakyReLU:
 def pwcnet() -> PWCNet:
     """The published PWC-Net, 9.37 M parameters."""
     return PWCNet(PWCNET)
+
+
+def pwcnet_gocor() -> PWCNet:
+    """The published PWC-Net with GOCor in the paper's form."""
+    return PWCNet(PWCNET_GOCOR)
+
+
+def pwcnet_gocor_published() -> PWCNet:
+    """The same in the form of GOCor's published code."""
+    return PWCNet(PWCNET_GOCOR_PUBLISHED)
 
 
 def pwcnet_paper() -> PWCNet:

@@ -18,6 +18,7 @@ _LIFE = "Huang et al., LIFE: Lighting Invariant Flow Estimation, ICCV 2021"
 _GOCOR = (
     "Truong et al., GOCor: Bringing Globally Optimized Correspondence Volumes into Your Neural Network, NeurIPS 2020"
 )
+_GOCOR_SOURCES = "the authors' GOCor checkpoints are CC BY-NC-SA 4.0, their GLU-Net's GPL-3.0"
 _RAFT_SOURCES = (
     "princeton-vl/RAFT's checkpoints are BSD-3-Clause; torchvision's are, too, but its data sets' terms go with them "
     "(FlyingChairs, FlyingThings3D, Sintel and KITTI are for research)"
@@ -46,6 +47,10 @@ class ModelSpec:
     memory: int = 0
     """Bytes that a forward pass takes per pixel of image0 in fp32 with the on-demand lookup: the larger figure of 1080p and 4K,
     and a fifth or more to spare."""
+    gocor: bool = False
+    """Whether it takes a number of iterations, though its modules have numbers of their own."""
+    flip_test: bool = False
+    """Whether it can look if image0 fits better mirrored."""
     init: str = "none"
     """What it starts from unless told otherwise (`flowkit.pipelines.flow.INITS`); with converted weights always "none"."""
     convert: str | None = None
@@ -129,6 +134,15 @@ _BASENET = ModelSpec(
     stride=8,
     memory=100,
 )
+_GLUNET = replace(
+    _BASENET,
+    name="glunet",
+    target="flowkit.models.glunet:glunet",
+    weights="glunet",
+    paper="Truong et al., GLU-Net: Global-Local Universal Network for Dense Flow and Correspondences, CVPR 2020",
+    memory=1000,
+    flip_test=True,
+)
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
         spec.name: spec
@@ -208,6 +222,55 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 name="basenet-gocor",
                 target="flowkit.models.basenet:basenet_gocor",
                 weights="basenet-gocor",
+                gocor=True,
+            ),
+            _GLUNET,
+            replace(
+                _GLUNET,
+                name="glunet-gocor",
+                target="flowkit.models.glunet:glunet_gocor",
+                weights="glunet-gocor",
+                paper=f"{_GOCOR}, in GLU-Net",
+                gocor=True,
+            ),
+            replace(
+                _GLUNET,
+                name="glunet-published",
+                target="flowkit.models.glunet:glunet_published",
+                weights="glunet-published",
+                convert="flowkit.models.convert_glunet:convert",
+                sources=_GOCOR_SOURCES,
+            ),
+            replace(
+                _GLUNET,
+                name="glunet-gocor-published",
+                target="flowkit.models.glunet:glunet_gocor_published",
+                weights="glunet-gocor-published",
+                paper=f"{_GOCOR}, in GLU-Net",
+                gocor=True,
+                convert="flowkit.models.convert_glunet:convert",
+                sources=_GOCOR_SOURCES,
+            ),
+            replace(
+                _PWCNET,
+                name="pwcnet-gocor",
+                target="flowkit.models.pwcnet:pwcnet_gocor",
+                weights="pwcnet-gocor",
+                paper=f"{_GOCOR}, in PWC-Net",
+                memory=900,
+                gocor=True,
+                convert=None,
+                sources="",
+            ),
+            replace(
+                _PWCNET,
+                name="pwcnet-gocor-published",
+                target="flowkit.models.pwcnet:pwcnet_gocor_published",
+                weights="pwcnet-gocor-published",
+                paper=f"{_GOCOR}, in PWC-Net",
+                memory=900,
+                gocor=True,
+                sources=_GOCOR_SOURCES,
             ),
             replace(_RAFT_XFEAT, name="life-small", weights="life-small", paper=f"{_LIFE}, in the small"),
         )

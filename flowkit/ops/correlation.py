@@ -5,9 +5,10 @@ Sun et al., PWC-Net, CVPR 2018; Hui et al., LiteFlowNet2, eq. 2.
 
 from __future__ import annotations
 
+from copy import copy
 from math import gcd
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -97,64 +98,107 @@ def _in_phases(features0: Tensor, features1: Tensor, radius: int, stride: int) -
 
 def _banded(features0: Tensor, features1: Tensor, radius: int) -> Tensor:
     """(B, (2r+1)^2, H, W): the dense correlation, all strides 1; as the features, channels_last or not."""
-    return _Bands(features1, radius).correlation(features0)
+    bands = Bands(features1, radius)
+    volume = bands.maps(bands.correlation(bands.laid(features0)))
+    lasting = features0.is_contiguous(memory_format=torch.channels_last)  # convolutions take it as it comes
+    return volume.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
 
 
-class Windows:
+class Windows(Protocol):
     """A map (B, C, H, W) as the (2 radius + 1)^2 cells around each of its cells, prepared once for many correlations.
 
-    With f its cells, for which all that is outside is 0, d in row-major order (dy, dx), and the mean over channels:
-    `correlation(w)` is mean w(p) f(p + d), and `combination(v)` its adjoint, the mean's share of every f(p + d) times v_d(p),
-    summed over d. Both are differentiable once in both arguments. On the CPU banded matrix products, on CUDA Triton kernels.
+    Other maps (B, K, H, W) are laid out as it computes, K last. With f its cells, for which all that is outside is 0, d in
+    row-major order (dy, dx), and means over channels: `correlation(w)` is mean w(p) f(p + d), and `combination(v)` its adjoint,
+    the sum over d of v_d(p) f(p + d) / C. Both are differentiable once in both arguments.
+    """
+
+    def laid(self, maps: Tensor) -> Tensor:
+        """(..., K) of maps (B, K, H, W)."""
+        ...
+
+    def maps(self, laid: Tensor) -> Tensor:
+        """(B, K, H, W) of what is laid out."""
+        ...
+
+    def correlation(self, filters: Tensor) -> Tensor:
+        """(..., (2r+1)^2) of filters (..., C)."""
+        ...
+
+    def combination(self, volume: Tensor) -> Tensor:
+        """(..., C) of a volume (..., (2r+1)^2)."""
+        ...
+
+
+def windows(features: Tensor, radius: int) -> Windows:
+    """On the CPU banded matrix products, on CUDA Triton kernels, where triton is installed."""
+    kernels = triton_kernels("correlation", features)
+    return Bands(features, radius) if kernels is None else KernelWindows(kernels, features, radius)
+
+
+class KernelWindows:
+    """`Windows` by Triton kernels; laid out is (B, H, W, K)."""
+
+    def __init__(self, kernels: ModuleType, features: Tensor, radius: int) -> None:
+        self._kernels, self._features, self._radius = kernels, features, radius
+
+    def laid(self, maps: Tensor) -> Tensor:
+        """See `Windows.laid`."""
+        return maps.permute(0, 2, 3, 1)
+
+    def maps(self, laid: Tensor) -> Tensor:
+        """See `Windows.maps`."""
+        return laid.permute(0, 3, 1, 2)
+
+    def correlation(self, filters: Tensor) -> Tensor:
+        """See `Windows.correlation`."""
+        return self.laid(_Kernels.apply(self._kernels, self.maps(filters), self._features, self._radius, 1, 1))
+
+    def combination(self, volume: Tensor) -> Tensor:
+        """See `Windows.combination`."""
+        found = _CombinationKernels.apply(self._kernels, self.maps(volume), self._features, self._radius)
+        return self.laid(found)
+
+
+class Bands:
+    """`Windows` by banded matrix products; laid out is (H, B n, BLOCK, K): rows in n blocks of cells.
+
+    The rows first, so that a shift in y is a plain slice.
     """
 
     def __init__(self, features: Tensor, radius: int) -> None:
-        self._features, self._radius = features, radius
-        self._kernels = triton_kernels("correlation", features)
-        self._bands = _Bands(features, radius) if self._kernels is None else None
-
-    def correlation(self, filters: Tensor) -> Tensor:
-        """(B, (2r+1)^2, H, W) of filters (B, C, H, W)."""
-        if self._bands is None:
-            return _Kernels.apply(self._kernels, filters, self._features, self._radius, 1, 1)
-        return self._bands.correlation(filters)
-
-    def combination(self, volume: Tensor) -> Tensor:
-        """(B, C, H, W) of a volume (B, (2r+1)^2, H, W)."""
-        if self._bands is None:
-            return _CombinationKernels.apply(self._kernels, volume, self._features, self._radius)
-        return self._bands.combination(volume)
-
-
-class _Bands:
-    """The rows of a map in blocks of `BLOCK` cells and what these can reach: what `Windows` is on the CPU."""
-
-    def __init__(self, features: Tensor, radius: int) -> None:
-        self.batch, self.channels, self.height, self.width = features.shape
+        self.batch, channels, self.height, self.width = features.shape
         self.window, self.blocks = 2 * radius + 1, -(-self.width // BLOCK)
         spare = self.blocks * BLOCK - self.width
         rows = F.pad(features.permute(2, 0, 3, 1), (0, 0, radius, radius + spare, 0, 0, radius, radius))
         reach = rows.unfold(2, BLOCK + 2 * radius, BLOCK).transpose(-1, -2).contiguous()
-        self.reach = reach.view(self.height + 2 * radius, -1, BLOCK + 2 * radius, self.channels)
+        self.reach = reach.view(self.height + 2 * radius, -1, BLOCK + 2 * radius, channels)
 
-    def correlation(self, filters: Tensor) -> Tensor:
-        volume = _Correlation.apply(self._cut(filters), self.reach, self.window)
-        return self._joined(volume.flatten(-2), filters)
-
-    def combination(self, volume: Tensor) -> Tensor:
-        rows = _Combination.apply(self._cut(volume).unflatten(-1, (self.window, self.window)), self.reach, self.window)
-        return self._joined(rows, volume)
-
-    def _cut(self, maps: Tensor) -> Tensor:
-        """Maps (B, K, H, W) as (H, blocks, BLOCK, K); H first: a shift in y is a plain slice."""
+    def laid(self, maps: Tensor) -> Tensor:
+        """See `Windows.laid`."""
         rows = F.pad(maps.permute(2, 0, 3, 1), (0, 0, 0, self.blocks * BLOCK - self.width))
         return rows.reshape(self.height, -1, BLOCK, maps.shape[1])
 
-    def _joined(self, rows: Tensor, like: Tensor) -> Tensor:
-        """The way back; channels_last or not, as another map, for convolutions take it as it comes."""
-        maps = rows.view(self.height, self.batch, self.blocks * BLOCK, -1)[:, :, : self.width].permute(1, 3, 0, 2)
-        lasting = like.is_contiguous(memory_format=torch.channels_last)
-        return maps.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
+    def maps(self, laid: Tensor) -> Tensor:
+        """See `Windows.maps`."""
+        rows = laid.view(self.height, self.batch, self.blocks * BLOCK, -1)[:, :, : self.width]
+        return rows.permute(1, 3, 0, 2)
+
+    def correlation(self, filters: Tensor) -> Tensor:
+        """See `Windows.correlation`."""
+        volume: Tensor = _Correlation.apply(filters, self.reach, self.window)
+        return volume.flatten(-2)
+
+    def combination(self, volume: Tensor) -> Tensor:
+        """See `Windows.combination`."""
+        rows: Tensor = _Combination.apply(volume.unflatten(-1, (self.window, self.window)), self.reach, self.window)
+        return rows
+
+    def part(self, rows: slice) -> Bands:
+        """The same for some of the rows alone: for what is laid out, and cut to them."""
+        part = copy(self)
+        part.reach = self.reach[rows.start : rows.stop + self.window - 1]
+        part.height = rows.stop - rows.start
+        return part
 
 
 class _Kernels(torch.autograd.Function):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from flowkit.io.weights import load_checkpoint, load_strictly
 from flowkit.losses.matching import matching_loss
 from flowkit.losses.multiscale import Penalty, multiscale_loss
 from flowkit.losses.sequence import flow_metrics
@@ -51,6 +52,8 @@ class PyramidRecipe(Recipe):
     conv-redir): for comparisons, its weights fit no model of the registry."""
     width: float = 1.0
     """A variant's channels, relative to the paper's."""
+    base: str = ""
+    """A network of the box whose weights it begins with; GOCor modules, which that does not have, begin as the paper has it."""
     still: bool = False
     """Begin near zero flow instead of chance flows, which would unlearn what a first stage has taught the features."""
 
@@ -59,9 +62,17 @@ class PyramidRecipe(Recipe):
         return LiteFlowNet(variant(self.variant, self.width)) if self.variant else super().network()
 
     def begin(self, network: nn.Module) -> None:
-        """Initial weights by chance; see `still`."""
-        if self.still and isinstance(network, (LiteFlowNet, PWCNet)):
+        """Initial weights by chance, or those of `base`; see `still`."""
+        if self.base:
+            self._begin_with_base(network)
+        elif self.still and isinstance(network, (LiteFlowNet, PWCNet)):
             network.still()
+
+    def _begin_with_base(self, network: nn.Module) -> None:
+        """WeightsError when what `base` has, and more than GOCor modules have besides, is not what the network has."""
+        own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("matching.")}
+        load_strictly(network, {**load_checkpoint(self.base), **own}, self.base)
+        log.info("begins with the weights of %s", self.base)
 
     def loss(self, prediction: FlowPrediction, batch: PairBatch) -> dict[str, Tensor]:
         """The multi-scale loss, or while only features are trained the matching loss; see `Recipe.loss`."""
@@ -220,6 +231,28 @@ def _on_public_pairs(first: PyramidRecipe) -> dict[str, PyramidRecipe]:
     }
 
 
+def _with_gocor() -> dict[str, PyramidRecipe]:
+    """PWC-Net with GOCor from the weights of PWC-Net, and PWC-Net itself trained on alike, for comparison (GOCor, section 4.2).
+
+    S_fine of PWC-Net, on the engine's pairs or FlyingThings3D, then Sintel; and what two cores do in an hour.
+    """
+    public = _on_public_pairs(PWCNET)
+    fine = replace(PWCNET, base="pwcnet", learning_rate=1e-5, milestones=(0.4, 0.6, 0.8), steps=500_000)
+    cpu = replace(_MATCHING, base="pwcnet", weights=(*PWCNET_WEIGHTS, (1, 3.125e-4)), stages=_MATCHING.stages[3:])
+    stages = {
+        "{}": fine,
+        "{}-cpu": replace(cpu, learning_rate=2e-4),
+        "{}-things": replace(public["pwcnet-things"], base="pwcnet"),
+        "{}-sintel": public["pwcnet-sintel"],
+    }
+    with_gocor = {name.format("pwcnet-gocor"): replace(recipe, model="pwcnet-gocor") for name, recipe in stages.items()}
+    return {
+        **with_gocor,
+        "pwcnet-on": replace(fine, model="pwcnet"),
+        "pwcnet-on-cpu": replace(stages["{}-cpu"], model="pwcnet"),
+    }
+
+
 PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
     {
         "liteflownet": LITEFLOWNET,
@@ -231,6 +264,7 @@ PYRAMID_RECIPES: Mapping[str, PyramidRecipe] = MappingProxyType(
         **_on_public_pairs(LITEFLOWNET),
         **_on_public_pairs(LITEFLOWNET2),
         **_on_public_pairs(PWCNET),
+        **_with_gocor(),
         "pwcnet-cpu": replace(_MATCHING, model="pwcnet", weights=(*PWCNET_WEIGHTS, (1, 3.125e-4))),
     }
 )
