@@ -13,12 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from flowkit.models.gocor_objective import QueryObjective, ReferenceObjective
+from flowkit.models.gocor_objective import QueryObjective, QueryTerm, ReferenceObjective, ReferenceTerm, Term
 from flowkit.models.gocor_volumes import GlobalVolume, LocalVolume, Volume
 from flowkit.ops.precision import wide
 
@@ -56,13 +55,6 @@ LINEAR = replace(PAPER, query=False, learned=False)
 """Table 6, III."""
 
 
-class State(NamedTuple):
-    """Filters (..., C) after some steps, and what they answer in the query, where that is known on the way."""
-
-    filters: Tensor
-    answers: Tensor | None
-
-
 class GOCor(nn.Module):
     """What both modules share: the objective and its descent. All is float32 inside, whatever autocast says."""
 
@@ -82,58 +74,41 @@ class GOCor(nn.Module):
         """The features, float32 or 64, as what filters are compared with."""
         raise NotImplementedError
 
-    def smoothness(self) -> QueryObjective | None:
-        """The second term, on the query."""
-        return None
+    def terms(self, own: Volume, other: Volume, filters: Tensor) -> list[Term]:
+        """The terms of eq. 7 but for its prior, for the reference's and the query's volumes."""
+        return [ReferenceTerm(self.reference, own, filters)]
 
-    def descend(self, own: Volume, other: Volume, filters: Tensor, steps: int) -> Iterator[State]:
-        """The filters (..., C) for the reference's volume before the first step and after each (eq. 8).
+    def descend(self, own: Volume, other: Volume, filters: Tensor, steps: int) -> Iterator[tuple[Tensor, list[Term]]]:
+        """The filters (..., C) for the reference's volume before the first step and after each (eq. 8), and the terms there.
 
-        Answers to a step's direction are how the answers change, so that no step correlates its filters anew.
+        Where terms tie the filters of a pair together these take one step in common, else each its own.
         """
-        decay, maps, smoothness = self._decay(own), self.reference.maps(own), self.smoothness()
-        scores = own.answers(filters)
-        answers = roughness = None
-        if smoothness is not None:
-            answers = other.answers(filters)
-            roughness = smoothness.gradient(answers, other.size)
-        yield State(filters, answers)
+        decay, terms = self._decay(own), self.terms(own, other, filters)
+        tied = any(term.ties for term in terms)
+        yield filters, terms
         for _ in range(steps):
-            residual, slope = self.reference(scores, maps)
-            gradient = decay * filters + own.combined(slope * residual)
-            if smoothness is not None:
-                gradient = gradient + other.combined(roughness)
-            change = own.answers(gradient)
+            gradient = decay * filters + sum(term.gradient() for term in terms)
             length = gradient.square().sum(-1, keepdim=True)
-            curvature = (slope * change).square().sum(-1, keepdim=True) + decay * length
-            if smoothness is not None:
-                change_there = other.answers(gradient)
-                bend = smoothness.gradient(change_there, other.size)
-                # the query ties all filters of a pair together, so that they take one step in common
-                length = length.sum(1, keepdim=True)
-                curvature = curvature.sum(1, keepdim=True) + (change_there * bend).sum((1, 2), keepdim=True)
+            curvature = decay * length + sum(term.curvature(gradient) for term in terms)
+            if tied:
+                length, curvature = (each.sum(1, keepdim=True) for each in (length, curvature))
             step = self.log_step.exp() * length / curvature.clamp_min(SMALL)
             filters = filters - step * gradient
-            scores = scores - step * change
-            if smoothness is not None:
-                answers = answers - step * change_there
-                roughness = roughness - step * bend
-            yield State(filters, answers)
+            for term in terms:
+                term.go(step)
+            yield filters, terms
 
     def objective(self, own: Volume, other: Volume, filters: Tensor) -> Tensor:
         """Half of eq. 7 for the filters (..., C), which every step lowers; a scalar, the sum over all pairs."""
-        residual, _ = self.reference(own.answers(filters), self.reference.maps(own))
-        total = own.maps(residual).square().sum() + (self._decay(own) * filters.square()).sum()
-        if (smoothness := self.smoothness()) is not None:
-            total = total + smoothness(other.answers(filters), other.size).square().sum()
-        return total / 2
+        prior = (self._decay(own) * filters.square()).sum() / 2
+        return prior + sum(term.value() for term in self.terms(own, other, filters))
 
     def states(self, reference: Tensor, query: Tensor, steps: int | None = None) -> Iterator[Tensor]:
         """The correspondence volume (B, K, H, W) before the first step and after each (the paper's Figures 1 and 5)."""
         reference, query = wide(reference), wide(query)
         own, other = self.volume(reference), self.volume(query)
-        for state in self.descend(own, other, own.laid(self.initial(reference)), self._steps(steps)):
-            yield other.maps(other.answers(state.filters) if state.answers is None else state.answers)
+        for filters, terms in self.descend(own, other, own.laid(self.initial(reference)), self._steps(steps)):
+            yield other.maps(_answers(other, filters, terms))
 
     def forward(self, reference: Tensor, query: Tensor, steps: int | None = None) -> Tensor:
         """The correspondence volume of features (B, C, H, W): (B, cells or displacements, H, W), float32.
@@ -190,9 +165,10 @@ class GlobalGOCor(GOCor):
         """See `GOCor.volume`."""
         return GlobalVolume(features)
 
-    def smoothness(self) -> QueryObjective | None:
-        """See `GOCor.smoothness`."""
-        return self.query
+    def terms(self, own: Volume, other: Volume, filters: Tensor) -> list[Term]:
+        """See `GOCor.terms`."""
+        terms = super().terms(own, other, filters)
+        return terms if self.query is None else [*terms, QueryTerm(self.query, other, filters)]
 
 
 class LocalGOCor(GOCor):
@@ -218,9 +194,17 @@ class LocalGOCor(GOCor):
         filters = own.laid(self.initial(reference))
         answers = []
         for part in own.parts():
-            *_, last = self.descend(own.part(part), other, filters[part], steps)
-            answers.append(other.part(part).answers(last.filters))
+            *_, (found, _) = self.descend(own.part(part), other, filters[part], steps)
+            answers.append(other.part(part).answers(found))
         return other.maps(torch.cat(answers))
+
+
+def _answers(volume: Volume, filters: Tensor, terms: list[Term]) -> Tensor:
+    """What the filters answer in the query, which the term on it knows already."""
+    for term in terms:
+        if isinstance(term, QueryTerm):
+            return term.answers
+    return volume.answers(filters)
 
 
 def answer_at(volume: Tensor, change: Tensor) -> Tensor:

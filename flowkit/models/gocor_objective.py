@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -59,6 +61,92 @@ class ReferenceObjective(nn.Module):
             return torch.addcmul(-target, slope, scores), slope
         root = (scores.square() + self.eta**2).sqrt()
         return odd * (root - self.eta) + even * scores - target, torch.addcmul(even, odd, scores / root)
+
+
+class Term(Protocol):
+    """A least-squares term of the objective at certain filters (..., C), half of its square.
+
+    It keeps what the filters answer, and moves along with them: a direction's answers are how the answers change.
+    """
+
+    ties: bool
+    """Whether it ties the filters of a pair together."""
+
+    def value(self) -> Tensor:
+        """A scalar, the sum over all pairs."""
+        ...
+
+    def gradient(self) -> Tensor:
+        """In the filters, of their shape."""
+        ...
+
+    def curvature(self, direction: Tensor) -> Tensor:
+        """(..., 1): the second derivative along a direction (Gauss and Newton), of each filter or its share of the pair's."""
+        ...
+
+    def go(self, step: Tensor) -> None:
+        """Move on to filters less `step` times the direction that was asked about last."""
+        ...
+
+
+class ReferenceTerm:
+    """Eq. 5 at certain filters."""
+
+    ties = False
+
+    def __init__(self, objective: ReferenceObjective, volume: Volume, filters: Tensor) -> None:
+        self._objective, self._volume, self._maps = objective, volume, objective.maps(volume)
+        self._scores = volume.answers(filters)
+
+    def value(self) -> Tensor:
+        """See `Term.value`."""
+        residual, _ = self._objective(self._scores, self._maps)
+        return self._volume.maps(residual).square().sum() / 2
+
+    def gradient(self) -> Tensor:
+        """See `Term.gradient`."""
+        residual, self._slope = self._objective(self._scores, self._maps)
+        return self._volume.combined(self._slope * residual)
+
+    def curvature(self, direction: Tensor) -> Tensor:
+        """See `Term.curvature`."""
+        self._change = self._volume.answers(direction)
+        return (self._slope * self._change).square().sum(-1, keepdim=True)
+
+    def go(self, step: Tensor) -> None:
+        """See `Term.go`."""
+        self._scores = self._scores - step * self._change
+
+
+class QueryTerm:
+    """Eq. 6 at certain filters."""
+
+    ties = True
+
+    def __init__(self, objective: QueryObjective, volume: Volume, filters: Tensor) -> None:
+        self._objective, self._volume = objective, volume
+        self.answers = volume.answers(filters)
+        """Of the filters in the query."""
+        self._rough = objective.gradient(self.answers, volume.size)
+
+    def value(self) -> Tensor:
+        """See `Term.value`."""
+        return (self.answers * self._rough).sum() / 2
+
+    def gradient(self) -> Tensor:
+        """See `Term.gradient`."""
+        return self._volume.combined(self._rough)
+
+    def curvature(self, direction: Tensor) -> Tensor:
+        """See `Term.curvature`."""
+        self._change = self._volume.answers(direction)
+        self._bend = self._objective.gradient(self._change, self._volume.size)
+        return (self._change * self._bend).sum(-1, keepdim=True)
+
+    def go(self, step: Tensor) -> None:
+        """See `Term.go`."""
+        self.answers = self.answers - step * self._change
+        self._rough = self._rough - step * self._bend
 
 
 class QueryObjective(nn.Module):
