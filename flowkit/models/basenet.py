@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from flowkit.models.correspondences import Correspondences, compared
 from flowkit.models.feature_pyramids import OwnPyramid, VGG16Pyramid
 from flowkit.models.glunet_parts import (
     COARSE,
@@ -94,8 +95,7 @@ class BaseNet(nn.Module):
         if until not in (None, *UNITS):
             raise ValueError(f"until={until!r}: BaseNet's levels are {', '.join(UNITS)}")
         size = int(image0.shape[-2]), int(image0.shape[-1])
-        both = self.pyramid(torch.cat([at_size(image, (SIDE, SIDE)) for image in (image0, image1)]), (2, 3, 4))
-        levels = {level: maps.chunk(2) for level, maps in both.items()}
+        levels = self._features(image0, image1, (2, 3, 4))
         if until == FEATURES:
             features = {2**level: pair for level, pair in levels.items()}
             return FlowPrediction(flow=torch.zeros_like(wide(image0[:, :2])), features=features)
@@ -119,6 +119,16 @@ class BaseNet(nn.Module):
         flow = resized_flow(flows[-1], size)
         strides = [max(1, round(size[1] / each.shape[-1])) for each in flows]
         return FlowPrediction(flow=flow, iterates=flows, strides=strides, confidence=confidence)
+
+    def correspondences(self, image0: Tensor, image1: Tensor, steps: int | None = None) -> Correspondences:
+        """What the global level compares, on 16x16 cells of either image, with so many `steps` (None: its own number)."""
+        return compared(self.matching.globally, *self._features(image0, image1, (4,))[4], steps)
+
+    def _features(self, image0: Tensor, image1: Tensor, levels: tuple[int, ...]) -> dict[int, tuple[Tensor, Tensor]]:
+        """By level l the features of both images at 1/2^l of 256x256."""
+        both = self.pyramid(torch.cat([at_size(image, (SIDE, SIDE)) for image in (image0, image1)]), levels)
+        halves = {level: maps.chunk(2) for level, maps in both.items()}
+        return {level: (first, second) for level, (first, second) in halves.items()}
 
 
 def _global_layer(config: BaseNetConfig, channels: int) -> nn.Module:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from flowkit.models.correspondences import Correspondences, compared
 from flowkit.models.feature_pyramids import OwnPyramid, VGG16Pyramid
 from flowkit.models.glunet_parts import (
     COARSE,
@@ -128,6 +129,10 @@ class GLUNet(nn.Module):
         strides = [max(1, round(size[1] / each.shape[-1])) for each in flows]
         coarse = F.adaptive_avg_pool2d(flow, (size[0] // DIVISOR, size[1] // DIVISOR)) / DIVISOR
         return FlowPrediction(flow=flow, iterates=flows, strides=strides, coarse=coarse, confidence=confidence)
+
+    def correspondences(self, image0: Tensor, image1: Tensor, steps: int | None = None) -> Correspondences:
+        """What the global level compares, on 16x16 cells of either image, with so many `steps` (None: its own number)."""
+        return compared(self.matching.globally, *self._features(image0, image1, (SIDE, SIDE), (4,))[4], steps)
 
     def _features(self, image0: Tensor, image1: Tensor, size: tuple[int, int], levels: tuple[int, ...]) -> Features:
         both = self.pyramid(torch.cat([at_size(image, size) for image in (image0, image1)]), levels)

@@ -7,12 +7,15 @@ convolutions refines the last one. Inside, flow is in units of 20 pixels of the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from flowkit.models.correspondences import Correspondences, compared
 from flowkit.models.gocor import PAPER, PUBLISHED, GOCorConfig, LocalGOCor, answer_at
 from flowkit.models.prediction import FlowPrediction
 from flowkit.models.pyramid import FEATURES, UNIT, SiamesePyramid, check_pair, only_features, prediction, stilled
@@ -91,10 +94,41 @@ class PWCNet(nn.Module):
         features0, features1 = self.pyramid(image0, image1)
         if until == FEATURES:
             return only_features(features0, features1, LEVELS, image0)
-        flow = up_flow = up_features = None
-        if initial is not None:
-            flow = wide(initial) * (DIVISOR / UNIT)
+        start = None if initial is None else wide(initial) * (DIVISOR / UNIT)
         flows, strides = [], []
+        for found in self._levels(features0, features1, start, iterations, through_flows):
+            flows.append(found.flow)
+            strides.append(2**found.level)
+        answer = prediction(flows, strides, DIVISOR, self.training)
+        if self.config.gocor is not None and found.guess is not None:
+            change = (found.flow - wide(found.guess)) * (UNIT / 2**FINEST)
+            sure = answer_at(wide(found.volume), change)
+            answer.confidence = F.interpolate(sure, scale_factor=2.0**FINEST, mode="bilinear", align_corners=False)
+        return answer
+
+    def correspondences(self, image0: Tensor, image1: Tensor, steps: int | None = None) -> Correspondences:
+        """What the finest level compares: cells of 4 pixels with those about the flow that the level before has found.
+
+        So many `steps` at this level (None: its own number); the levels before it take their own. ValueError for sizes.
+        """
+        check_pair(image0, image1, None, DIVISOR)
+        features0, features1 = self.pyramid(image0, image1)
+        for last in self._levels(features0, features1, None, None, True):  # noqa: B007
+            pass
+        assert last.guess is not None
+        layer = self.matching[str(FINEST)] if self.config.gocor is not None else None
+        return compared(layer, last.reference, last.query, steps, last.guess * (UNIT / 2**FINEST))
+
+    def _levels(
+        self,
+        features0: dict[int, Tensor],
+        features1: dict[int, Tensor],
+        flow: Tensor | None,
+        iterations: int | None,
+        through_flows: bool,
+    ) -> Iterator[Level]:
+        """What each level finds, the coarsest first, which starts from `flow`."""
+        up_flow = up_features = None
         for level in LEVELS:
             cells0, cells1 = features0[level], features1[level]
             guess = flow if level == COARSEST else up_flow
@@ -112,14 +146,7 @@ class PWCNet(nn.Module):
                 flow = flow + self.context(hidden)
             else:
                 up_flow, up_features = decoder.enlarged(flow if through_flows else flow.detach(), hidden)
-            flows.append(flow)
-            strides.append(2**level)
-        found = prediction(flows, strides, DIVISOR, self.training)
-        if self.config.gocor is not None and up_flow is not None:
-            change = (flows[-1] - wide(up_flow)) * (UNIT / 2**FINEST)
-            sure = answer_at(wide(volume), change)
-            found.confidence = F.interpolate(sure, scale_factor=2.0**FINEST, mode="bilinear", align_corners=False)
-        return found
+            yield Level(level, cells0, cells1, guess, volume, flow)
 
     def _volume(self, level: int, cells0: Tensor, cells1: Tensor, iterations: int | None) -> Tensor:
         if self.config.gocor is None:
@@ -137,6 +164,20 @@ class PWCNet(nn.Module):
             stilled(decoder.flow)
             if decoder.up_flow is not None:
                 decoder.up_flow.weight.copy_(torch.eye(2)[:, :, None, None] * tent[:, None] * tent)
+
+
+class Level(NamedTuple):
+    """What a level compares and finds; flows (B, 2, h, w) are in units."""
+
+    level: int
+    reference: Tensor
+    """Features (B, C, h, w) of image0 ..."""
+    query: Tensor
+    """... and of image1, warped by the guess."""
+    guess: Tensor | None
+    """The flow so far; None at the coarsest level unless it was given one."""
+    volume: Tensor
+    flow: Tensor
 
 
 def feature_pyramid(config: PWCNetConfig) -> SiamesePyramid:
