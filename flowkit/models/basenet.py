@@ -85,12 +85,14 @@ class BaseNet(nn.Module):
         initial: Tensor | None = None,
         iterations: int | None = None,
         until: str | None = None,
+        through_features: bool = True,
     ) -> FlowPrediction:
         """The flow image0 -> image1, on the grid of 64x64 cells, enlarged.
 
         `initial` (B, 2, h, w), in cells of an h-th and w-th of the image, takes the place of the global level's answer.
         `iterations` are the steps of every GOCor module (None: 3, local ones in evaluation 7). `until` ends after the level of
-        16 or 32 cells a side, or gives the features alone. ValueError for another `until`.
+        16 or 32 cells a side, or gives the features alone. Without `through_features` no error of the flow reaches them.
+        ValueError for another `until`.
         """
         if until not in (None, *UNITS):
             raise ValueError(f"until={until!r}: BaseNet's levels are {', '.join(UNITS)}")
@@ -99,6 +101,8 @@ class BaseNet(nn.Module):
         if until == FEATURES:
             features = {2**level: pair for level, pair in levels.items()}
             return FlowPrediction(flow=torch.zeros_like(wide(image0[:, :2])), features=features)
+        if not through_features:
+            levels = {level: (first.detach(), second.detach()) for level, (first, second) in levels.items()}
         globally, locally = self.matching.with_steps(iterations)
         flows, confidence = [], None
         if initial is None:

@@ -87,15 +87,17 @@ class GLUNet(nn.Module):
         initial: Tensor | None = None,
         iterations: int | None = None,
         until: str | None = None,
+        through_features: bool = True,
         flip_test: bool = False,
     ) -> FlowPrediction:
         """The flow image0 -> image1, found at a quarter of the size and enlarged.
 
         `initial` (B, 2, h, w), in cells of an h-th and w-th of the image, takes the place of the global level's answer.
         `iterations` are the steps of every GOCor module (None: 3, local ones in evaluation 7). `until` ends after the level of
-        16 or 32 cells a side of the first branch, or gives the features alone. `flip_test` looks whether image0 fits
-        better mirrored left to right, as two things of one kind may face each other; flow is then that of the mirrored
-        one, on image0's grid all the same. Images smaller than 256 are enlarged. ValueError for another `until`.
+        16 or 32 cells a side of the first branch, or gives the features alone. Without `through_features` no error
+        of the flow reaches them. `flip_test` looks whether image0 fits better mirrored left to right, as two things of one
+        kind may face each other; the flow is then that of the mirrored one, on image0's grid all the same. Images smaller
+        than 256 are enlarged. ValueError for another `until`.
         """
         if until not in (None, *UNITS):
             raise ValueError(f"until={until!r}: GLU-Net's units are {', '.join(UNITS)}")
@@ -109,6 +111,11 @@ class GLUNet(nn.Module):
             pairs = {4: small[4], **large}
             return FlowPrediction(
                 flow=torch.zeros_like(wide(image0[:, :2])), features={2**level: pair for level, pair in pairs.items()}
+            )
+        if not through_features:
+            small, large = (
+                {level: (first.detach(), second.detach()) for level, (first, second) in levels.items()}
+                for levels in (small, large)
             )
         globally, locally = self.matching.with_steps(iterations)
         if initial is None:

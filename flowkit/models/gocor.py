@@ -56,7 +56,7 @@ LINEAR = replace(PAPER, query=False, learned=False)
 
 
 class GOCor(nn.Module):
-    """What both modules share: the objective and its descent. All is float32 inside, whatever autocast says."""
+    """What both modules share: the objective and its descent, which is float32 whatever autocast says."""
 
     def __init__(self, config: GOCorConfig, steps: int) -> None:
         super().__init__()
@@ -115,15 +115,14 @@ class GOCor(nn.Module):
 
         `steps` of descent: None is the configuration's number, in training or in evaluation.
         """
-        with torch.autocast(reference.device.type, enabled=False):
-            reference, query, steps = wide(reference), wide(query), self._steps(steps)
-            if reference.is_cuda:
-                return self._optimised(reference, query, steps)
-            # pairs know nothing of one another, and one alone is what a CPU's caches can hold
-            pairs = zip(reference.split(1), query.split(1), strict=True)
-            volume = torch.cat([self._optimised(*pair, steps) for pair in pairs])
-            lasting = reference.is_contiguous(memory_format=torch.channels_last)  # convolutions take it as it comes
-            return volume.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
+        reference, query, steps = wide(reference), wide(query), self._steps(steps)
+        if reference.is_cuda:
+            return self._optimised(reference, query, steps)
+        # pairs know nothing of one another, and one alone is what a CPU's caches can hold
+        pairs = zip(reference.split(1), query.split(1), strict=True)
+        volume = torch.cat([self._optimised(*pair, steps) for pair in pairs])
+        lasting = reference.is_contiguous(memory_format=torch.channels_last)  # convolutions take it as it comes
+        return volume.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
 
     def _optimised(self, reference: Tensor, query: Tensor, steps: int) -> Tensor:
         *_, last = self.states(reference, query, steps)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from flowkit.ops.correlation import Bands, windows
+from flowkit.ops.precision import exactly
 from flowkit.types import Size
 
-PART = 4096
-"""Filters that are optimised at a time on the CPU: their answers, 1.3 MB, stay in its caches."""
+PART = 2048
+"""Filters that are optimised at a time on the CPU: their answers, 0.7 MB, stay in its caches."""
 
 
 class Volume(Protocol):
@@ -70,10 +71,12 @@ class GlobalVolume:
         """See `Volume.maps`; the filters' cells are taken to be those of a map of this size."""
         return answers.mT.unflatten(2, self.size)
 
+    @exactly
     def answers(self, filters: Tensor) -> Tensor:
         """See `Volume.answers`."""
         return filters @ self._features.mT
 
+    @exactly
     def combined(self, weights: Tensor) -> Tensor:
         """See `Volume.combined`."""
         return weights @ self._features
@@ -104,10 +107,12 @@ class LocalVolume:
         """See `Volume.maps`."""
         return self._windows.maps(answers)
 
+    @exactly
     def answers(self, filters: Tensor) -> Tensor:
         """See `Volume.answers`."""
         return self._windows.correlation(filters)
 
+    @exactly
     def combined(self, weights: Tensor) -> Tensor:
         """See `Volume.combined`."""
         return self._windows.combination(weights)

@@ -95,6 +95,7 @@ BASENET = LevelsRecipe(
     learning_rate=4e-4,
     clip=1.0,
     clip_each=True,
+    options={"through_features": False},  # decoders that know nothing yet would spoil them; the paper's are frozen, too
     mirrors=2,
     max_flow=1000.0,
     engine=EngineSettings(layered=0.15, scenes3d=0.25, geometric=0.6, warps=DYNAMIC, lighting=0.5, both_ways=True),
@@ -125,6 +126,7 @@ GLUNET = replace(
     weight_decay=4e-4,
     clip=0.0,
     clip_each=False,
+    options={},
     mirrors=1,
     steps=150 * 40_000 // 16,
 )
