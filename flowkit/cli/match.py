@@ -43,6 +43,18 @@ def match(
         Path | None,
         Option(metavar="DB", help="Also a COLMAP database (of --pairs only with --localize).", rich_help_panel=RESULTS),
     ] = None,
+    model: Annotated[
+        str | None,
+        Option(
+            metavar="MODEL",
+            help="Dense matches of this flow model, evenly spread, in place of features.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None, Option(metavar="FILE", help="With --model: weights in place of its own.", rich_help_panel=METHOD)
+    ] = None,
+    iterations: options.Iterations = None,
     *,
     matching: options.Matching,
     compute: options.Compute,
@@ -51,6 +63,8 @@ def match(
     sets: image_sets.ImageSets,
 ) -> None:
     """Sparse matches between A and B: pairs of points in the pixels of both, with a score each.
+
+    Of features, or with --model of a dense flow, where there and back agree.
 
     Writes matches.npz, matches.png and matches.json. With --reconstruct or --localize of a set of images instead: a COLMAP
     model, or hloc's files.
@@ -64,6 +78,17 @@ def match(
         **matching.arguments(),
         **compute.arguments(),
     }
+    if model is not None:
+        if sets.reconstruct is not None or sets.localize is not None:
+            raise UsageError("--model: matches pairs; for sets of images let it guide features with --guide MODEL")
+        if features is not None or matching.arguments():
+            raise UsageError(
+                "--model: takes the place of features; leave --features, --guide and --feature-weights out"
+            )
+        dense = options.Dense(model=model, weights=weights, iterations=iterations)
+        method = {"max_keypoints": max_keypoints, **dense.arguments(), **compute.arguments()}
+    elif weights is not None or iterations is not None:
+        raise UsageError("--weights and --iters: only together with --model, whose they are")
     if sets.reconstruct is not None:
         if image0 is not None or colmap is not None:
             raise UsageError("--reconstruct: takes its images from --sequence; leave A, B and --colmap out")
@@ -83,9 +108,10 @@ def match(
 
 def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcome:
     """One pair."""
-    from flowkit.pipelines import match, outputs
+    from flowkit.pipelines import dense_matches, match, outputs
 
-    result = match.match(inputs.image0, inputs.image1, **job.method)
+    find = dense_matches.dense_matches if "model" in job.method else match.match
+    result = find(inputs.image0, inputs.image1, **job.method)
     return outputs.write_match_results(
         directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing
     )

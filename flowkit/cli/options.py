@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, cast, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 from typer import Argument, Option
 
@@ -59,7 +59,11 @@ Threshold = Annotated[
 Iterations = Annotated[
     int | None,
     Option(
-        "--iters", min=1, max=1000, help="Update iterations of a network; its own by default.", rich_help_panel=METHOD
+        "--iters",
+        min=1,
+        max=1000,
+        help="Update iterations of a network, or of its GOCor modules; its own by default.",
+        rich_help_panel=METHOD,
     ),
 ]
 MaxFlow = Annotated[
@@ -90,7 +94,13 @@ Quiet = Annotated[
 ]
 
 
-NETWORK_OPTIONS = {"weights": "--weights", "precision": "--precision", "iterations": "--iters", "tile": "--tile"}
+NETWORK_OPTIONS = {
+    "weights": "--weights",
+    "precision": "--precision",
+    "iterations": "--iters",
+    "tile": "--tile",
+    "flip_test": "--flip-test",
+}
 """What only networks take, by the names that the pipelines use."""
 
 
@@ -153,8 +163,6 @@ class Matching:
 class Dense:
     """Which dense method, and how it runs."""
 
-    takes_networks: ClassVar[bool] = False
-
     model: Annotated[str, Option(help="Dense method.", rich_help_panel=METHOD)] = "dis"
     weights: Annotated[
         Path | None,
@@ -163,6 +171,7 @@ class Dense:
     precision: Annotated[
         Precision, Option(help="What networks compute in; auto: the fastest that is as good.", rich_help_panel=METHOD)
     ] = Precision.AUTO
+    iterations: Iterations = None
 
     def arguments(self) -> dict[str, Any]:
         """As the pipelines take them; UsageError for what this model does not have."""
@@ -175,23 +184,18 @@ class Dense:
                     option = f"{NETWORK_OPTIONS[name]} {value}"
                     raise UsageError(f"{option}: {self.model!r} is no network and has no weights; leave the option out")
             given = {}
-        elif not self.takes_networks:
-            raise UsageError(f"--model {self.model}: this verb works with 'dis' alone; use `flowkit flow` for networks")
         return {"model": self.model, **given}
 
     def network_arguments(self) -> dict[str, Any]:
         """What only networks take, as the pipelines take it; None where it was not given."""
         precision = None if self.precision is Precision.AUTO else self.precision.value
-        return {"weights": self.weights, "precision": precision}
+        return {"weights": self.weights, "precision": precision, "iterations": self.iterations}
 
 
 @dataclass(frozen=True)
 class DenseFlow(Dense):
     """Which dense method, and all that can be said about running a network."""
 
-    takes_networks = True
-
-    iterations: Iterations = None
     tile: Annotated[
         bool | None,
         Option(
@@ -201,13 +205,18 @@ class DenseFlow(Dense):
     tile_size: Annotated[
         int | None, Option(min=1, metavar="N", help="Side of the tiles, pixels (with --tile).", rich_help_panel=METHOD)
     ] = None
+    flip_test: Annotated[
+        bool,
+        Option("--flip-test", help="GLU-Nets: match A mirrored if that fits better.", rich_help_panel=METHOD),
+    ] = False
 
     def network_arguments(self) -> dict[str, Any]:
         """As above; `tile` False forbids tiles."""
         if self.tile_size is not None and self.tile is False:
             raise UsageError(f"--tile-size {self.tile_size}: not together with --no-tile")
         tile = self.tile if self.tile_size is None else self.tile_size
-        return {**super().network_arguments(), "iterations": self.iterations, "tile": tile}
+        flip_test = self.flip_test or None
+        return {**super().network_arguments(), "tile": tile, "flip_test": flip_test}
 
 
 @dataclass(frozen=True)

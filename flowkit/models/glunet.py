@@ -191,12 +191,13 @@ class GLUNet(nn.Module):
         return _sureness(mirrored[1]) > _sureness(upright[1])
 
     def _flip_tested(self, image0: Tensor, image1: Tensor, iterations: int | None) -> FlowPrediction:
-        turned = self.fits_mirrored(image0, image1, iterations)[:, None, None, None]
+        mirrored = self.fits_mirrored(image0, image1, iterations)
+        turned = mirrored[:, None, None, None]
         found = self.forward(torch.where(turned, image0.flip(-1), image0), image1, iterations=iterations)
         flow, confidence = torch.where(turned, unmirrored(found.flow), found.flow), found.confidence
         if confidence is not None:
             confidence = torch.where(turned, confidence.flip(-1), confidence)
-        return FlowPrediction(flow=flow, iterates=[flow], strides=[1], confidence=confidence)
+        return FlowPrediction(flow=flow, iterates=[flow], strides=[1], confidence=confidence, mirrored=mirrored)
 
 
 def unmirrored(flow: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class FlowPrediction:
     on the network's working grid, in that grid's cells: what a sequence hands to its next pair (`initial=`). `confidence`
     (B, 1, H, W) in [0, 1] is None where the network knows nothing of it. `features` of image0 and image1, (B, C, H / s, W / s)
     by stride s, are given by networks that were asked for nothing else, to be trained by themselves; `flow` is then 0.
+    `mirrored` (B,) bool says for which pairs a flip test has matched image0's mirror image.
     """
 
     flow: Tensor
@@ -27,3 +28,4 @@ class FlowPrediction:
     coarse: Tensor | None = None
     confidence: Tensor | None = None
     features: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    mirrored: Tensor | None = None

@@ -8,16 +8,19 @@ under which its neighbourhood fits best; the final flow is evaluated once, at th
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography
-from flowkit.pipelines.fine import Layer, fine_dis, join
-from flowkit.pipelines.flow import MODELS, SEED_FEATURES, seed_matches
+from flowkit.models.registry import ModelSpec, model_spec
+from flowkit.pipelines.fine import MARGIN, Layer, dis_pair, fine_layer, join
+from flowkit.pipelines.flow import SEED_FEATURES, seed_matches
 from flowkit.pipelines.homography import EFFORTS, default_threshold, find
+from flowkit.pipelines.network import Settings, check_settings, network_flow
 from flowkit.pipelines.prepare import Resize, load_pair, resized_image, scaled_points, size_note, working_size
 from flowkit.pipelines.refinement import project, resize_matrix
 from flowkit.types import Alignment, Flow, Image, Matches, Run, Size, Status
@@ -33,6 +36,9 @@ def align(
     *,
     multi_h: bool = False,
     model: str = "dis",
+    weights: str | Path | None = None,
+    precision: str = "auto",
+    iterations: int | None = None,
     features: str | None = None,
     effort: str = "normal",
     resize: Resize = None,
@@ -42,11 +48,11 @@ def align(
     """SOURCE brought onto TARGET: the flow lives on TARGET's grid and p + uv(p) is in SOURCE, in original pixels of both.
 
     `multi_h` adds homographies from the remaining matches and lets the matches themselves seed the fine flow, for scenes with
-    depth. Homographies are target -> source. Confidence is 0 where the two directions of the fine flow disagree or the way
-    leaves SOURCE. Without a reliable homography the status says why and all of the flow is NaN.
+    depth. `model` is the dense method of the fine stage: `dis`, or a network, with `weights`, `precision` and `iterations` as
+    for `flow`; networks are not seeded. Homographies are target -> source. Confidence is 0 where the two directions of the
+    fine flow disagree or the way leaves SOURCE. Without a reliable homography the status says why and all of the flow is NaN.
     """
-    if model not in MODELS:
-        raise UsageError(f"--model {model}: unknown for align; use one of {', '.join(MODELS)}")
+    network = _fine_network(model, Settings(weights, iterations, precision), device)
     if effort not in EFFORTS:
         raise UsageError(f"--effort {effort}: unknown; use one of {', '.join(EFFORTS)}")
     started = time.perf_counter()
@@ -71,12 +77,14 @@ def align(
     if multi_h:
         extra = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
         models += further_homographies(extra, found.matrix, threshold, seed)
-        weights = {**run.weights, **(extra.run.weights if extra.run else {})}
-        run = replace(run, weights=weights)
+        used = {**run.weights, **(extra.run.weights if extra.run else {})}
+        run = replace(run, weights=used)
         seeds = extra
     else:
         seeds = None
-    layers = fine_layers(target_image, source_image, models, seeds, size)
+    layers = fine_layers(target_image, source_image, models, seeds, size, network)
+    if network is not None:
+        run = replace(run, weights={**run.weights, **network.weights}, options={**run.options, **network.options})
     joined = join(layers, resized_image(target_image, size).rgb8)
     flow, regions = original_flow(joined.residual, joined.choice, models, size, target_image.size)
     inside = Flow(flow, source_image.size).inside
@@ -112,22 +120,67 @@ def further_homographies(matches: Matches, first: np.ndarray, threshold: float, 
 
 
 def fine_layers(
-    target: Image, source: Image, models: Sequence[np.ndarray], seeds: Matches | None, size: Size
+    target: Image,
+    source: Image,
+    models: Sequence[np.ndarray],
+    seeds: Matches | None,
+    size: Size,
+    network: FineNetwork | None = None,
 ) -> list[Layer]:
-    """The fine flow under each homography at the working size; only the first is seeded with the matches."""
+    """The fine flow under each homography at the working size, by DIS unless a network is given.
+
+    With DIS only the first is seeded with the matches.
+    """
     picture = resized_image(target, size).rgb8
     to_full = np.linalg.inv(resize_matrix(target.size, size))
     layers = []
     for k, model in enumerate(models):
-        points = None
-        if seeds is not None and k == 0:
-            here = scaled_points(seeds.points0, target.size, size)
-            # Where each match lies in the source once it is warped: what is left for the fine flow to do.
-            there = project(np.linalg.inv(model @ to_full), seeds.points1)
-            close = np.isfinite(there).all(1) & (np.abs(there - here).max(1) < max(size))
-            points = here[close], there[close].astype(np.float32)
-        layers.append(fine_dis(picture, source.rgb8, model @ to_full, points))
+        matrix = model @ to_full
+        if network is not None:
+            layers.append(fine_layer(picture, source.rgb8, matrix, network))
+            continue
+        if seeds is None or k > 0:
+            layers.append(fine_layer(picture, source.rgb8, matrix, dis_pair()))
+            continue
+        here = scaled_points(seeds.points0, target.size, size)
+        # Where each match lies in the source once it is warped: what is left for the fine flow to do.
+        there = project(np.linalg.inv(matrix), seeds.points1)
+        close = np.isfinite(there).all(1) & (np.abs(there - here).max(1) < max(size))
+        pad = int(MARGIN * max(size))
+        seeded = dis_pair((here[close] + pad, there[close].astype(np.float32) + pad))
+        layers.append(fine_layer(picture, source.rgb8, matrix, seeded, pad))
     return layers
+
+
+class FineNetwork:
+    """A network as the fine stage's `PairFlow`; afterwards it knows what the provenance says of it."""
+
+    def __init__(self, spec: ModelSpec, settings: Settings, device: str) -> None:
+        self._spec, self._settings, self._device = spec, settings, device
+        self.weights: Mapping[str, str] = {}
+        self.options: Mapping[str, object] = {}
+
+    def __call__(self, frame: np.ndarray, warped: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flows (H, W, 2) there and back."""
+        answer = network_flow(frame, warped, self._spec, self._settings, device=self._device, bidirectional=True)
+        self.weights, self.options = answer.weights, answer.options
+        assert answer.backward is not None
+        forward, backward = (np.ascontiguousarray(uv.transpose(1, 2, 0)) for uv in (answer.forward, answer.backward))
+        return forward, backward
+
+
+def _fine_network(model: str, settings: Settings, device: str) -> FineNetwork | None:
+    """The network of that name, None for DIS; UsageError for what neither is nor takes."""
+    spec = model_spec(model)
+    if spec.network:
+        check_settings(spec, settings)
+        return FineNetwork(spec, settings, device)
+    given = (
+        settings.weights is not None or settings.iterations is not None or settings.precision not in ("auto", "fp32")
+    )
+    if given:
+        raise UsageError(f"--model {model}: is no network; leave --weights, --precision and --iters out")
+    return None
 
 
 def original_flow(

@@ -6,7 +6,7 @@ target's grid, its confidence and its matching cost out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,36 +50,46 @@ class Joined:
     confidence: np.ndarray
 
 
-def fine_dis(
-    target: np.ndarray,
-    source: np.ndarray,
-    matrix: np.ndarray,
-    points: tuple[np.ndarray, np.ndarray] | None = None,
-) -> Layer:
-    """DIS on the target (H, W, 3) and the source warped by `matrix` (target's working pixels -> source's pixels).
+PairFlow = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Flows (H, W, 2) there and back of two pictures (H, W, 3) uint8, the second of which is valid where (H, W) bool says so."""
 
-    `points` are matches in the target's frame, of which locally consistent ones seed the flow.
+
+def fine_layer(target: np.ndarray, source: np.ndarray, matrix: np.ndarray, pair_flow: PairFlow, pad: int = 8) -> Layer:
+    """The flow between the target (H, W, 3) and the source warped by `matrix` (target's working pixels -> source's pixels).
+
+    Both are shown `pad` pixels beyond the target's frame.
     """
     import cv2
 
     height, width = target.shape[:2]
-    pad = int(MARGIN * max(height, width)) if points is not None else 8
     frame = cv2.copyMakeBorder(target, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
     shift = np.array([[1, 0, -pad], [0, 1, -pad], [0, 0, 1]], float)
     warped, valid = warp_onto(source, matrix @ shift, frame.shape[:2])
-    grey0, grey1 = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (frame, warped))
-    forward, backward = dis_flow(grey0, grey1), dis_flow(grey1, grey0)
-    if points is not None:
-        dense = densify(frame, warped, points[0] + pad, points[1] + pad, [(forward, backward)], valid)
-        forward = variational_refinement(grey0, grey1, dense.forward)
-        backward = variational_refinement(grey1, grey0, dense.backward)
+    forward, backward = pair_flow(frame, warped, valid)
     error = round_trip_error(forward, backward)
     x, y = pixel_grid(*frame.shape[:2])
     seen = cv2.remap(valid.astype(np.uint8), x + forward[..., 0], y + forward[..., 1], cv2.INTER_NEAREST) > 0
-    error[~seen] = np.inf
+    error[~seen | ~np.isfinite(error)] = np.inf
     cost = MatchingCost(frame, warped, valid)(forward[..., 0], forward[..., 1])
     inner = slice(pad, pad + height), slice(pad, pad + width)
     return Layer(np.ascontiguousarray(forward[inner]), error[inner], np.clip(cost[inner], 0, 1))
+
+
+def dis_pair(points: tuple[np.ndarray, np.ndarray] | None = None) -> PairFlow:
+    """DIS; `points` are matches in pixels of the two pictures, of which locally consistent ones seed the flow."""
+
+    def pair_flow(frame: np.ndarray, warped: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        import cv2
+
+        grey0, grey1 = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (frame, warped))
+        forward, backward = dis_flow(grey0, grey1), dis_flow(grey1, grey0)
+        if points is None:
+            return forward, backward
+        dense = densify(frame, warped, *points, [(forward, backward)], valid)
+        forward = variational_refinement(grey0, grey1, dense.forward)
+        return forward, variational_refinement(grey1, grey0, dense.backward)
+
+    return pair_flow
 
 
 def join(layers: Sequence[Layer], guide: np.ndarray) -> Joined:

@@ -18,8 +18,6 @@ from flowkit.pipelines.prepare import Resize, load_pair, resized, resized_image,
 from flowkit.pipelines.seeding import densify
 from flowkit.types import Flow, Image, Matches, Run, Size
 
-MODELS = ("dis",)
-"""The dense methods that `align` builds on."""
 INITS = ("none", "coarse", "matches")
 SEED_FEATURES = "sift+xfeat+xfeat*"
 """For seeding a dense flow many points count more than few good ones: the neighbours vouch for each other."""
@@ -39,6 +37,7 @@ def flow(
     iterations: int | None = None,
     precision: str = "auto",
     tile: bool | int | None = None,
+    flip_test: bool = False,
     init: str | None = None,
     initial: np.ndarray | None = None,
     bidirectional: bool = False,
@@ -50,15 +49,17 @@ def flow(
     """The flow image0 -> image1: p + uv(p) is in image1, both in original pixels; NaN where unknown.
 
     `model` is `dis`, which has a `preset` (fine, fast), or a network, which has `weights` (a file in place of its own),
-    `iterations`, `precision` (auto, fp32, fp16, bf16) and `tile` (True or a side in pixels; None: where memory is short).
+    `iterations`, `precision` (auto, fp32, fp16, bf16) and `tile` (True or a side in pixels; None: where memory is short);
+    GLU-Nets have a `flip_test` for things of one kind that may face each other: image0 mirrored is matched if that fits better.
     `init="matches"` spreads locally consistent sparse matches into a dense flow to start from, for motion that the model alone
     does not find; `init="coarse"` starts a network from its own flow at half the size, and that from a quarter; None is the
-    model's own way. `initial` (2, H, W) is a flow to start from in original pixels, NaN for unknown. `bidirectional` adds
-    `backward`, and to both directions the forward-backward confidence and the occlusion (UnFlow's criterion). Images of
+    model's own way. `initial` (2, H, W) is a flow to start from in original pixels, NaN for unknown. Networks with GOCor give a
+    `confidence` of their own. `bidirectional` adds `backward`, and to both directions the forward-backward confidence (in place
+    of that) and the occlusion (UnFlow's criterion). Images of
     different sizes are worked on at image0's. Raises InputError, UsageError, WeightsError.
     """
     spec = model_spec(model)
-    settings = Settings(weights, iterations, precision, tile)
+    settings = Settings(weights, iterations, precision, tile, flip_test)
     _check(spec, preset, settings, init, initial)
     init = init or ("none" if initial is not None or _converted(weights) else spec.init)
     started = time.perf_counter()
@@ -124,6 +125,8 @@ def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str | 
             raise UsageError(f"--preset {preset}: {spec.name!r} has none; leave the option out")
         if init not in (None, "none") and initial is not None:
             raise UsageError(f"--init {init}: a flow to start from is given already; leave one of them out")
+        if settings.flip_test and (initial is not None or init not in (None, "none")):
+            raise UsageError("--flip-test: a mirrored picture cannot start from a flow; leave one of them out")
         check_settings(spec, settings)
         return
     if preset is not None and preset not in PRESETS:
@@ -133,6 +136,7 @@ def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str | 
         (f"--iters {settings.iterations}: {spec.name!r} has no iterations", settings.iterations is not None),
         (f"--precision {settings.precision}: {spec.name!r} is no network", settings.precision not in ("auto", "fp32")),
         (f"--tile: {spec.name!r} is no network", bool(settings.tile)),
+        (f"--flip-test: {spec.name!r} is no network", settings.flip_test),
         (f"--init coarse: {spec.name!r} works from coarse to fine by itself", init == "coarse"),
         (f"a flow to start from: {spec.name!r} takes none", initial is not None),
     ):
@@ -210,12 +214,15 @@ def _in_original_pixels(answer: Answer, pair: tuple[Image, Image], size: Size, r
     import torch
 
     from flowkit.geometry.flow import confidence_from_error, forward_backward
-    from flowkit.geometry.grids import resize_flow
+    from flowkit.geometry.grids import resize_flow, resize_image
 
     size0, size1 = pair[0].size, pair[1].size
     uv = resize_flow(torch.from_numpy(answer.forward), size0, size, size1)
     if answer.backward is None:
-        return Flow(uv.numpy(), size1, run=run)
+        confidence = (
+            None if answer.confidence is None else resize_image(torch.from_numpy(answer.confidence)[None], size0)
+        )
+        return Flow(uv.numpy(), size1, None if confidence is None else confidence[0].numpy(), run=run)
     uv_back = resize_flow(torch.from_numpy(answer.backward), size1, size, size0)
 
     def judged(ab: torch.Tensor, ba: torch.Tensor, points_into: Size, other: Flow | None) -> Flow:

@@ -46,11 +46,16 @@ class Settings:
     precision: str = "auto"
     tile: bool | int | None = None
     """The side of the tiles, True for the usual one, False for none; None: tiles where memory would not do."""
+    flip_test: bool = False
+    """Look whether the first picture fits better mirrored, and if so match that."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Flows (2, H, W) float32 in pixels of the pictures as given, and what the provenance says of them."""
+    """Flows (2, H, W) float32 in pixels of the pictures as given, and what the provenance says of them.
+
+    `confidence` (H, W) float32 is the network's own of the forward flow, None where it has none.
+    """
 
     forward: np.ndarray
     backward: np.ndarray | None
@@ -58,6 +63,7 @@ class Answer:
     weights: Mapping[str, str]
     device: str
     notes: tuple[str, ...] = ()
+    confidence: np.ndarray | None = None
 
 
 def load_model(name: str, weights: str | Path | None = None, *, device: str = "auto") -> torch.nn.Module:
@@ -93,15 +99,20 @@ def network_flow(
     size = pixels0.shape[0], pixels0.shape[1]
     side, reason = tile_side(size, spec, settings.tile, run.network.device)
     forward = run.flow(pixels0, pixels1, initial[0], side)
-    backward = run.flow(pixels1, pixels0, initial[1], side) if bidirectional else None
+    backward = run.flow(pixels1, pixels0, initial[1], side)[:2] if bidirectional else None
     options = {**run.options, "precision": run.precision, "tile": side}
     notes = (*run.notes, *([reason] if reason else []))
-    return Answer(forward, backward, options, run.network.weights, run.network.device, notes)
+    confidence = forward[2].clip(0, 1) if len(forward) > 2 else None
+    return Answer(forward[:2], backward, options, run.network.weights, run.network.device, notes, confidence)
 
 
 def check_settings(spec: ModelSpec, settings: Settings) -> None:
     """UsageError for what no network can do; nothing is loaded."""
-    if settings.iterations is not None and spec.iterations is None:
+    if settings.flip_test and not spec.flip_test:
+        raise UsageError(f"--flip-test: {spec.name!r} has none; leave the option out, or use --model glunet-gocor")
+    if settings.flip_test and settings.tile not in (None, False):
+        raise UsageError("--flip-test: looks at whole pictures; leave --tile out")
+    if settings.iterations is not None and spec.iterations is None and not spec.gocor:
         raise UsageError(f"--iters {settings.iterations}: {spec.name!r} has no iterations; leave the option out")
     if settings.iterations is not None and settings.iterations < 1:
         raise UsageError(f"--iters {settings.iterations}: {spec.name!r} takes a number from 1 up")
@@ -120,6 +131,7 @@ class Runner:
     """Update iterations; None for a network that has no such thing."""
     precision: str
     coarse: bool = False
+    flip_test: bool = False
     notes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -129,17 +141,21 @@ class Runner:
 
         precision = resolve_precision(settings.precision, device)
         network = load_network(spec.name, settings.weights, device)
-        return cls(network, settings.iterations or spec.iterations, precision, coarse)
+        return cls(network, settings.iterations or spec.iterations, precision, coarse, settings.flip_test)
 
     @property
     def options(self) -> dict[str, int]:
         """What is said to the network beside the pictures."""
-        return {} if self.iterations is None else {"iterations": self.iterations}
+        given = {} if self.iterations is None else {"iterations": self.iterations}
+        return {**given, "flip_test": True} if self.flip_test else given
 
     def flow(
         self, pixels0: np.ndarray, pixels1: np.ndarray, initial: np.ndarray | None = None, side: int | None = None
     ) -> np.ndarray:
-        """(2, H, W) in pixels, in tiles of `side` where given: first the whole pair at a size of one tile, as their guide."""
+        """(2, H, W) in pixels, in tiles of `side` where given: first the whole pair at a size of one tile, as their guide.
+
+        Here and in what follows a third channel is the confidence, of networks that know one.
+        """
         if side is None:
             return self.from_coarse(pixels0, pixels1, initial)
         height, width = pixels0.shape[:2]
@@ -156,7 +172,7 @@ class Runner:
         if self.coarse and max(half) >= COARSEST:
             start = None if initial is None else _resized_flow(initial, half)
             found = self.from_coarse(resized(pixels0, half), resized(pixels1, half), start)
-            initial = _resized_flow(found, size)
+            initial = _resized_flow(found[:2], size)
         return self.whole(pixels0, pixels1, initial)
 
     def whole(self, pixels0: np.ndarray, pixels1: np.ndarray, initial: np.ndarray | None = None) -> np.ndarray:
@@ -173,10 +189,10 @@ class Runner:
             images = [resize_image(image, enlarged, mode="bicubic").clamp(0, 1) for image in images]
             start = None if start is None else resize_flow(start, enlarged)
         flow = self._padded(images[0], images[1], start)
-        return resize_flow(flow, size)[0].cpu().numpy()
+        return _resized_flow(flow[0].cpu().numpy(), size)
 
     def _padded(self, image0: torch.Tensor, image1: torch.Tensor, initial: torch.Tensor | None) -> torch.Tensor:
-        """(1, 2, H, W): sides padded to what the network takes by repeating the border, half on either side."""
+        """(1, 2 or 3, H, W): sides padded to what the network takes by repeating the border, half on either side."""
         import torch
         from torch.nn import functional as F  # noqa: N812
 
@@ -203,8 +219,10 @@ class Runner:
         kind = torch.device(self.network.device).type
         with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=dtype is not None):
             prediction = self.network.module(image0, image1, initial=initial, **self.options)
-        flow: torch.Tensor = prediction.flow.float()
-        return flow
+        if prediction.mirrored is not None and bool(prediction.mirrored.any()):
+            self._note("the first picture fits better mirrored left to right, so its mirror image was matched")
+        parts = [prediction.flow] if prediction.confidence is None else [prediction.flow, prediction.confidence]
+        return torch.cat([part.float() for part in parts], 1)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -311,8 +329,11 @@ def _holes_filled(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _resized_flow(flow: np.ndarray, size: Size) -> np.ndarray:
+    """Whatever comes after the flow's two channels keeps its values."""
     import torch
 
-    from flowkit.geometry.grids import resize_flow
+    from flowkit.geometry.grids import resize_flow, resize_image
 
-    return resize_flow(torch.from_numpy(flow), size).numpy()
+    given = torch.from_numpy(flow)
+    parts = [resize_flow(given[:2], size), *([resize_image(given[2:], size)] if len(given) > 2 else [])]
+    return torch.cat(parts).numpy()

@@ -78,7 +78,7 @@ def tiled_flow(pixels0: np.ndarray, pixels1: np.ndarray, guide: np.ndarray, side
     """The flow (2, H, W) float32 of two (H, W, 3) pictures of one size, from tiles of that side and a guide (2, H, W).
 
     `network` gets each tile with its window of image1 and, as initial flow, what the guide says of it. Where no tile knows a
-    pixel, the guide is the answer.
+    pixel, the guide is the answer. What guide and network give besides, as further channels, is joined in the same way.
     """
     size = pixels0.shape[0], pixels0.shape[1]
     faint = np.float32(1e-6)
@@ -86,11 +86,12 @@ def tiled_flow(pixels0: np.ndarray, pixels1: np.ndarray, guide: np.ndarray, side
     windows = tiles(size, side)
     for number, tile in enumerate(windows, 1):
         log.info("tile %d of %d", number, len(windows))
-        here, expected = tile.slices, guide[:, *tile.slices]
+        here, expected = tile.slices, guide[:2, *tile.slices]
         central = centrality(tile, tile.points, size)
         for window in partners(tile, expected, size):
             offset = np.array([window.left - tile.left, window.top - tile.top], np.float32)[:, None, None]
-            found = offset + network(pixels0[here], pixels1[window.slices], expected - offset)
+            found = network(pixels0[here], pixels1[window.slices], expected - offset)
+            found = np.concatenate([offset + found[:2], found[2:]])
             weight = central * centrality(window, tile.points + expected, size, DOUBT)
             total[:, *here] += weight * found
             weights[here] += weight
