@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from flowkit.models.correspondences import Correspondences, compared
-from flowkit.models.gocor import PAPER, PUBLISHED, GOCorConfig, LocalGOCor, answer_at
+from flowkit.models.gocor import PUBLISHED, GOCorConfig, LocalGOCor, answer_at
 from flowkit.models.prediction import FlowPrediction
 from flowkit.models.pyramid import FEATURES, UNIT, SiamesePyramid, check_pair, only_features, prediction, stilled
 from flowkit.ops.correlation import local_correlation
@@ -48,8 +48,8 @@ class PWCNetConfig:
 
 
 PWCNET = PWCNetConfig()
-PWCNET_GOCOR = PWCNetConfig(gocor=PAPER)
-PWCNET_GOCOR_PUBLISHED = PWCNetConfig(gocor=PUBLISHED)
+PWCNET_GOCOR = PWCNetConfig(gocor=PUBLISHED)
+"""The sharp bend: the published form, and indifferent to the scale of the features (see `PWCNet.adapt_volumes`)."""
 PWCNET_PAPER = PWCNetConfig(convolutions=2, inside=0.999)
 
 
@@ -153,6 +153,22 @@ class PWCNet(nn.Module):
             return local_correlation(cells0, cells1, RADIUS)
         volume: Tensor = self.matching[str(level)](cells0, cells1, iterations)
         return volume
+
+    @torch.no_grad()
+    def adapt_volumes(self) -> None:
+        """Let GOCor's answers begin at the scale of the cost volumes that the decoders have been trained on.
+
+        Those are, at a match, the features' mean square, between 0.001 and 0.2; GOCor's are 1. It is measured on noise with
+        the spectrum of photographs. Initial filters and the target are scaled alike, and so all of the descent is.
+        """
+        noise = _photographic_noise(512).to(next(self.parameters()).device)
+        features, _ = self.pyramid(noise, noise)
+        for level in LEVELS:
+            module = self.matching[str(level)]
+            assert isinstance(module, LocalGOCor)
+            energy = features[level].square().mean()
+            module.at_place.mul_(energy)
+            module.reference.target.mul_(energy)
 
     @torch.no_grad()
     def still(self) -> None:
@@ -267,6 +283,17 @@ class ContextNetwork(nn.Module):
         return change
 
 
+def _photographic_noise(side: int) -> Tensor:
+    """(1, 3, side, side) in [0, 1], the same each time: amplitudes fall with the frequency, colours mostly go together."""
+    generator = torch.Generator().manual_seed(0)
+    fx, fy = torch.fft.rfftfreq(side), torch.fft.fftfreq(side)[:, None]
+    white = torch.randn(1, 1, side, side, generator=generator) + 0.5 * torch.randn(
+        1, 3, side, side, generator=generator
+    )
+    noise = torch.fft.irfft2(torch.fft.rfft2(white) / torch.hypot(fx, fy).clamp_min(1 / side), s=(side, side))
+    return (0.45 + 0.22 * (noise - noise.mean()) / noise.std()).clamp(0, 1)
+
+
 def conv(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Conv2d:
     """A 3x3 convolution with "same" padding, initialised by He et al. (2015), bias 0."""
     layer = nn.Conv2d(inputs, outputs, 3, stride, padding=dilation, dilation=dilation)
@@ -294,13 +321,8 @@ def pwcnet() -> PWCNet:
 
 
 def pwcnet_gocor() -> PWCNet:
-    """The published PWC-Net with GOCor in the paper's form."""
+    """The published PWC-Net with GOCor in its published form."""
     return PWCNet(PWCNET_GOCOR)
-
-
-def pwcnet_gocor_published() -> PWCNet:
-    """The same in the form of GOCor's published code."""
-    return PWCNet(PWCNET_GOCOR_PUBLISHED)
 
 
 def pwcnet_paper() -> PWCNet:

@@ -72,6 +72,8 @@ class PyramidRecipe(Recipe):
         """WeightsError when what `base` has, and more than GOCor modules have besides, is not what the network has."""
         own = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("matching.")}
         load_strictly(network, {**load_checkpoint(self.base), **own}, self.base)
+        if own and isinstance(network, PWCNet):
+            network.adapt_volumes()
         log.info("begins with the weights of %s", self.base)
 
     def loss(self, prediction: FlowPrediction, batch: PairBatch) -> dict[str, Tensor]:

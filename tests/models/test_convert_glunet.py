@@ -17,7 +17,7 @@ from flowkit.errors import WeightsError
 from flowkit.models import convert_glunet, convert_pwcnet, glunet
 from flowkit.models.feature_pyramids import VGG16Pyramid
 from flowkit.models.glunet import GLUNet, glunet_gocor_published, glunet_published
-from flowkit.models.pwcnet import pwcnet, pwcnet_gocor_published
+from flowkit.models.pwcnet import pwcnet, pwcnet_gocor
 
 TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21)
 MEAN, DEVIATION = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -227,7 +227,7 @@ def test_pwcnet_gocor(tmp_path: Path, capsys) -> None:
     assert counted(shapes, "") == 9_374_340 + 5 * 33
     theirs = filled(shapes)
     converted = convert_pwcnet.convert({"state_dict": theirs})
-    network = pwcnet_gocor_published().eval()
+    network = pwcnet_gocor().eval()
     network.load_state_dict(converted)
     images = torch.rand(2, 3, 64, 128)
     torch.manual_seed(6)
@@ -249,7 +249,7 @@ def test_pwcnet_gocor(tmp_path: Path, capsys) -> None:
     torch.save(theirs, tmp_path / "pwc.pth.tar")
     assert converted_by_command(tmp_path / "pwc.pth.tar", "pwcnet") == 4
     assert "not a checkpoint of 'pwcnet'" in capsys.readouterr().err
-    assert converted_by_command(tmp_path / "pwc.pth.tar", "pwcnet-gocor-published") == 0
+    assert converted_by_command(tmp_path / "pwc.pth.tar", "pwcnet-gocor") == 0
     assert "CC BY-NC-SA 4.0" in capsys.readouterr().out
 
 
@@ -267,4 +267,4 @@ def test_pwcnet_gocor_is_strict() -> None:
         convert_pwcnet.convert({**theirs, mask: torch.zeros(1, 9, 1, 1)})
     without = {name: tensor for name, tensor in theirs.items() if name != mask}
     with pytest.raises(RuntimeError, match=r"Missing key.*matching\.4\.reference\.asymmetry"):
-        pwcnet_gocor_published().load_state_dict(convert_pwcnet.convert(without))
+        pwcnet_gocor().load_state_dict(convert_pwcnet.convert(without))
