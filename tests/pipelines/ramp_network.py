@@ -17,7 +17,9 @@ SPAN = 4096.0
 
 
 class Ramp(torch.nn.Module):
-    """`calls` keeps what each call was given."""
+    """`calls` keeps what each call was given; with `sure` it is as confident of a pixel as that is red."""
+
+    sure = False
 
     def __init__(self):
         super().__init__()
@@ -39,7 +41,7 @@ class Ramp(torch.nn.Module):
             target = (scene0[axis] - start) / slope
             grid = torch.arange(length, dtype=torch.float32)
             flow.append(target - (grid if axis == 0 else grid[:, None]))
-        return FlowPrediction(flow=torch.stack(flow)[None])
+        return FlowPrediction(flow=torch.stack(flow)[None], confidence=image0[:, :1] if self.sure else None)
 
 
 def ramp(height, width, scale=(1.0, 1.0), corner=(600.0, 400.0)):

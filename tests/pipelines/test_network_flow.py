@@ -257,3 +257,34 @@ def test_a_flow_carried_on_lies_where_its_pixels_went():
     assert carried[0, 64, 112] == pytest.approx(40, abs=0.5)  # the middle of where it is now
     assert carried[0, 64, 130] == pytest.approx(40, abs=0.5) and abs(carried[0, 64, 200]) < 0.5
     assert 0 <= carried[0, 64, 50] < 25 and abs(carried[0, 10, 60]) < 0.5 and np.abs(carried[1]).max() < 1e-3
+
+
+@pytest.mark.parametrize("tile", [None, 192])
+@pytest.mark.parametrize("resize", [None, (200, 260)])
+def test_a_networks_own_confidence_comes_back_in_place(loaded, monkeypatch, tile, resize):
+    """Padded, resized and in tiles it stays with its pixel."""
+    monkeypatch.setattr(ramp_network.Ramp, "sure", True)
+    picture = ramp(300, 410)
+    found = flowkit.flow(picture, ramp(300, 410, corner=(590.0, 407.0)), tile=tile, resize=resize, **loaded[0])
+    assert found.confidence.shape == (300, 410) and found.occlusion is None
+    inner = np.s_[6:-6, 6:-6]  # half a pixel would be 1.2e-4
+    assert np.abs(found.confidence - picture[..., 0])[inner].max() < 3e-5
+    both = flowkit.flow(picture, ramp(300, 410, corner=(590.0, 407.0)), bidirectional=True, **loaded[0])
+    assert both.occlusion is not None and not np.allclose(both.confidence, found.confidence, atol=1e-3)
+
+
+def test_gocor_takes_a_number_of_steps_but_has_its_own(monkeypatch, tmp_path):
+    weights, calls = ramp_network.register(monkeypatch, tmp_path, iterations=None, gocor=True)
+    pair = ramp(200, 300), ramp(200, 300, corner=(605.0, 400.0))
+    found = flowkit.flow(*pair, model="ramp", weights=weights)
+    assert calls[0]["iterations"] == 12 and "iterations" not in found.run.options  # the network's own default
+    found = flowkit.flow(*pair, model="ramp", weights=weights, iterations=5)
+    assert calls[1]["iterations"] == 5 and found.run.options["iterations"] == 5
+
+
+def test_a_flip_test_is_refused_where_there_is_none(loaded):
+    pair = ramp(200, 300), ramp(200, 300)
+    with pytest.raises(UsageError, match="--flip-test: 'ramp' has none"):
+        flowkit.flow(*pair, flip_test=True, **loaded[0])
+    with pytest.raises(UsageError, match="--flip-test: 'dis' is no network"):
+        flowkit.flow(*pair, flip_test=True)
