@@ -26,6 +26,7 @@ from flowkit.models.glunet_parts import (
     MatchingLayers,
     PassedOn,
     at_size,
+    for_the_next_pair,
     in_pixels,
     resized_flow,
 )
@@ -122,7 +123,8 @@ class BaseNet(nn.Module):
         flows = [flow * in_pixels(size, (SIDE, SIDE), flow) for flow in flows]
         flow = resized_flow(flows[-1], size)
         strides = [max(1, round(size[1] / each.shape[-1])) for each in flows]
-        return FlowPrediction(flow=flow, iterates=flows, strides=strides, confidence=confidence)
+        coarse = for_the_next_pair(flow)
+        return FlowPrediction(flow=flow, iterates=flows, strides=strides, coarse=coarse, confidence=confidence)
 
     def correspondences(self, image0: Tensor, image1: Tensor, steps: int | None = None) -> Correspondences:
         """What the global level compares, on 16x16 cells of either image, with so many `steps` (None: its own number)."""

@@ -31,6 +31,7 @@ from flowkit.models.glunet_parts import (
     MatchingLayers,
     PassedOn,
     at_size,
+    for_the_next_pair,
     in_pixels,
     resized_flow,
 )
@@ -134,7 +135,7 @@ class GLUNet(nn.Module):
             confidence = resized_flow(sure, size) if sure is not None else None
         flow = resized_flow(flows[-1], size)
         strides = [max(1, round(size[1] / each.shape[-1])) for each in flows]
-        coarse = F.adaptive_avg_pool2d(flow, (size[0] // DIVISOR, size[1] // DIVISOR)) / DIVISOR
+        coarse = for_the_next_pair(flow)
         return FlowPrediction(flow=flow, iterates=flows, strides=strides, coarse=coarse, confidence=confidence)
 
     def correspondences(self, image0: Tensor, image1: Tensor, steps: int | None = None) -> Correspondences:

@@ -20,6 +20,8 @@ SIDE = 256
 """Pixels a side of the image that the coarse levels see."""
 COARSE, MIDDLE = 16, 32
 """Cells a side of the levels of that image."""
+CELL = 8
+"""Pixels a side of the cells in which a flow is handed on to the next pair."""
 VOLUME = (2 * RADIUS + 1) ** 2
 DECODER = (128, 128, 96, 64, 32)
 """Channels that a decoder's convolutions give, or add."""
@@ -188,6 +190,12 @@ def unit(features: Tensor) -> Tensor:
     """Vectors over channels of (almost) length 1, float32: x / sqrt(sum x^2 + 1e-6)."""
     features = wide(features)
     return features * (features.square().sum(1, keepdim=True) + 1e-6).rsqrt()
+
+
+def for_the_next_pair(flow: Tensor) -> Tensor:
+    """A flow (B, 2, H, W) on cells of 8 pixels, in these cells: what a sequence goes on from."""
+    height, width = flow.shape[-2:]
+    return F.adaptive_avg_pool2d(flow, (max(1, height // CELL), max(1, width // CELL))) / CELL
 
 
 def resized_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
