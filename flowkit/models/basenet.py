@@ -98,10 +98,11 @@ class BaseNet(nn.Module):
         if until not in (None, *UNITS):
             raise ValueError(f"until={until!r}: BaseNet's levels are {', '.join(UNITS)}")
         size = int(image0.shape[-2]), int(image0.shape[-1])
-        levels = self._features(image0, image1, (2, 3, 4))
-        if until == FEATURES:
+        if until == FEATURES:  # local ones of the images as they are, whose flow is known in their pixels
+            levels = {**self._features(image0, image1, (2, 3), size), **self._features(image0, image1, (4,))}
             features = {2**level: pair for level, pair in levels.items()}
             return FlowPrediction(flow=torch.zeros_like(wide(image0[:, :2])), features=features)
+        levels = self._features(image0, image1, (2, 3, 4))
         if not through_features:
             levels = {level: (first.detach(), second.detach()) for level, (first, second) in levels.items()}
         globally, locally = self.matching.with_steps(iterations)
@@ -130,9 +131,11 @@ class BaseNet(nn.Module):
         """What the global level compares, on 16x16 cells of either image, with so many `steps` (None: its own number)."""
         return compared(self.matching.globally, *self._features(image0, image1, (4,))[4], steps)
 
-    def _features(self, image0: Tensor, image1: Tensor, levels: tuple[int, ...]) -> dict[int, tuple[Tensor, Tensor]]:
-        """By level l the features of both images at 1/2^l of 256x256."""
-        both = self.pyramid(torch.cat([at_size(image, (SIDE, SIDE)) for image in (image0, image1)]), levels)
+    def _features(
+        self, image0: Tensor, image1: Tensor, levels: tuple[int, ...], size: tuple[int, int] = (SIDE, SIDE)
+    ) -> dict[int, tuple[Tensor, Tensor]]:
+        """By level l the features of both images at 1/2^l of `size`."""
+        both = self.pyramid(torch.cat([at_size(image, size) for image in (image0, image1)]), levels)
         halves = {level: maps.chunk(2) for level, maps in both.items()}
         return {level: (first, second) for level, (first, second) in halves.items()}
 

@@ -16,6 +16,7 @@ from flowkit.io.weights import load_checkpoint
 from flowkit.losses.levels import levels_loss
 from flowkit.losses.matching import global_matching_loss, matching_loss
 from flowkit.losses.sequence import flow_metrics
+from flowkit.models.basenet import ROWS, BaseNet
 from flowkit.models.feature_pyramids import VGG16Pyramid
 from flowkit.models.pyramid import FEATURES
 from flowkit.synth.engine import EngineSettings
@@ -41,8 +42,18 @@ class LevelsRecipe(Recipe):
     """Weight of each level, the coarsest first."""
     coarse_levels: int = 3
     """How many of them see the image at 256x256, in whose pixels their errors count."""
+    row: str = ""
+    """A row of GOCor's Table 6 (I to VI) in place of the network: for comparisons, II to V fit no model of the registry."""
     vgg16: str = ""
     """torchvision's file of VGG-16 (vgg16-397923af.pth), for networks with that encoder to begin with."""
+
+    def network(self) -> nn.Module:
+        """The recipe's network, or that of the row; UsageError for a row that there is not."""
+        if not self.row:
+            return super().network()
+        if self.row not in ROWS:
+            raise UsageError(f"row={self.row}: Table 6 has the rows {', '.join(ROWS)}")
+        return BaseNet(ROWS[self.row])
 
     def begin(self, network: nn.Module) -> None:
         """See `vgg16`; UsageError when it is not given to a network that needs it."""
@@ -88,9 +99,9 @@ BASENET = LevelsRecipe(
     validation_iterations=None,
     validation_size=(256, 256),
     stages=(
-        Stage(share=0.12, max_displacement=96, until=FEATURES, learning_rate=1e-3),
-        Stage(share=0.28, max_displacement=128, until="32"),
-        Stage(share=0.60, max_displacement=160),
+        Stage(share=0.30, max_displacement=96, until=FEATURES, learning_rate=1e-3),
+        Stage(share=0.40, max_displacement=128, until="32"),
+        Stage(share=0.30, max_displacement=160),
     ),
     learning_rate=4e-4,
     clip=1.0,

@@ -61,7 +61,7 @@ def test_stages_end_where_they_say() -> None:
         assert [f.shape[-1] for f in network(*images((64, 64)), until="16").iterates] == [16]
         assert [f.shape[-1] for f in network(*images((64, 64)), until="32").iterates] == [16, 32]
         features = network(*images((64, 64)), until="features").features
-    assert {stride: maps[0].shape[-1] for stride, maps in features.items()} == {16: 16, 8: 32, 4: 64}
+    assert {stride: maps[0].shape[-1] for stride, maps in features.items()} == {16: 16, 8: 8, 4: 16}
     with pytest.raises(ValueError, match="until='8'"):
         network(*images((64, 64)), until="8")
     with pytest.raises(ValueError, match="until='8'"):
