@@ -44,15 +44,15 @@ class ReferenceObjective(nn.Module):
     def maps(self, volume: Volume) -> tuple[Tensor, Tensor, Tensor]:
         """What to compare the scores of a volume with: the target, (v+ + v-) / 2 and (v+ - v-) / 2."""
         y, positive, m = self.functions(volume.distances)
+        even, odd = positive * (1 + m) / 2, positive * (1 - m) / 2
         target = positive * y if self.weighted_target else y
-        return (
-            volume.placed(target),
-            volume.placed(positive * (1 + m) / 2),
-            volume.placed(positive * (1 - m) / 2),
-        )
+        return volume.placed(target + odd * self.eta), volume.placed(even), volume.placed(odd)
 
     def forward(self, scores: Tensor, maps: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """The residual for scores (..., K), and its slope in them."""
+        """The residual for scores (..., K), and its slope in them.
+
+        sigma_eta(c) = (v+ - v-) / 2 (sqrt(c^2 + eta^2) - eta) + (v+ + v-) / 2 c; that eta is in the first of `maps`.
+        """
         target, even, odd = maps
         if not self.learned:
             return scores - target, torch.ones_like(scores)
@@ -60,7 +60,8 @@ class ReferenceObjective(nn.Module):
             slope = torch.addcmul(even, odd, scores.detach().sign())
             return torch.addcmul(-target, slope, scores), slope
         root = (scores.square() + self.eta**2).sqrt()
-        return odd * (root - self.eta) + even * scores - target, torch.addcmul(even, odd, scores / root)
+        residual = torch.addcmul(torch.addcmul(-target, odd, root), even, scores)
+        return residual, torch.addcmul(even, odd, scores / root)
 
 
 class Term(Protocol):
@@ -128,25 +129,31 @@ class QueryTerm:
         self.answers = volume.answers(filters)
         """Of the filters in the query."""
         self._rough = objective.gradient(self.answers, volume.size)
+        self._step: Tensor | None = None
 
     def value(self) -> Tensor:
         """See `Term.value`."""
-        return (self.answers * self._rough).sum() / 2
+        return self._objective(self.answers, self._volume.size).square().sum() / 2
 
     def gradient(self) -> Tensor:
         """See `Term.gradient`."""
+        if self._step is not None:  # what the last step has changed; after the very last one nobody asks
+            change = self._objective.adjoint(self._smooth, self._volume.size).to(self._step.dtype)
+            self._rough = self._rough - self._step * change
         return self._volume.combined(self._rough)
 
     def curvature(self, direction: Tensor) -> Tensor:
-        """See `Term.curvature`."""
+        """See `Term.curvature`; all of it is in the first filter's."""
         self._change = self._volume.answers(direction)
-        self._bend = self._objective.gradient(self._change, self._volume.size)
-        return (self._change * self._bend).sum(-1, keepdim=True)
+        self._smooth = self._objective(self._change, self._volume.size)
+        squares = self._smooth.float().square() if self._smooth.dtype == torch.bfloat16 else self._smooth.square()
+        total = squares.reshape(len(direction), -1).sum(1)
+        return F.pad(total[:, None, None], (0, 0, 0, direction.shape[1] - 1))
 
     def go(self, step: Tensor) -> None:
         """See `Term.go`."""
         self.answers = self.answers - step * self._change
-        self._rough = self._rough - step * self._bend
+        self._step = step
 
 
 class QueryObjective(nn.Module):

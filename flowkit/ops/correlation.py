@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flowkit.ops.kernels import triton_kernels
 
-BLOCK = 32
+BLOCK = 16
 """Cells of a row that are multiplied at once: short enough that little beyond the band is computed, long enough for GEMM."""
 
 
