@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 import flowkit
+from flowkit.pipelines import correspondence as pipeline
 from flowkit.pipelines.outputs import flow_picture
 from flowkit.synth.engine import FAMILIES, Engine, EngineSettings
 from flowkit.synth.photos import PhotoStore
@@ -26,7 +27,8 @@ QUALITY = 88
 def main(folder: Path) -> None:
     """Write every picture into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, picture in (("align", align()), ("flow", flow()), ("homography", homography()), ("engine", engine())):
+    makers = (align, flow, homography, engine, correspondence)
+    for name, picture in ((maker.__name__, maker()) for maker in makers):
         file = folder / f"{name}.jpg"
         Pillow.fromarray(picture).save(file, quality=QUALITY, subsampling=0, optimize=True)
         print(f"{file}: {picture.shape[1]}x{picture.shape[0]}, {file.stat().st_size / 1e3:.0f} kB")
@@ -62,6 +64,13 @@ def homography() -> np.ndarray:
     found = flowkit.homography(image0, image1, device="cpu")
     picture = draw_homography(image0.rgb8, image1.rgb8, found, max_lines=60)
     return canvas.fit_within(picture, 3 * PANEL_WIDTH)
+
+
+def correspondence() -> np.ndarray:
+    """What `flowkit show --correspondence` draws: a point of the poster, before the wall whose bricks are all alike."""
+    image0, image1 = read("two_planes_target.jpg"), read("two_planes_source.jpg")
+    found = pipeline.correspondence(image0, image1, (250, 200), model="basenet-gocor", device="cpu")
+    return canvas.fit_within(pipeline.picture(found, image0, image1), 4 * PANEL_WIDTH)
 
 
 def engine() -> np.ndarray:
