@@ -138,9 +138,32 @@ def known_cards():
     return cards()
 
 
-def test_align_refuses_networks(images, capsys):
-    assert run(["align", *map(str, images), *NETWORK]) == 2
-    assert "use `flowkit flow` for networks" in capsys.readouterr().err
+def test_the_fine_stage_of_align_may_be_a_network(images, call):
+    record = call("align", *images, *NETWORK)
+    assert record["provenance"]["weights"]["w.safetensors"] == sha256(Path("w.safetensors"))
+    assert len(Constant.calls) == 2 and Path("a_b/aligned.png").exists()
+    assert "is no network" in call("align", *images, "--iters", "3", "--overwrite", code=2)
+
+
+def test_matches_out_of_a_flow(images, call):
+    """There and back must agree: the constant network says the same both ways, so with motion nothing does."""
+    assert call("match", *images, *NETWORK, "--iters", "2", code=5)["matches"] == 0
+    write_weights("still.safetensors", {"motion": torch.zeros(2)}, {"model": "constant"})
+    options = ("--model", "constant", "--weights", "still.safetensors", "--max-keypoints", "100", "--overwrite")
+    record = call("match", *images, *options)
+    assert 80 < record["matches"] <= 100 and record["provenance"]["options"]["model"] == "constant"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "constant", "--features", "sift"), "takes the place of features"),
+        (("--weights", "w.safetensors"), "only together with --model"),
+        (("--model", "constant", "--weights", "w.safetensors", "--localize", "out"), "let it guide features"),
+    ],
+)
+def test_match_says_what_does_not_go_together(images, call, options, words):
+    assert words in call("match", *images, *options, code=2)
 
 
 def frames(folder, count=4):

@@ -111,6 +111,7 @@ def test_vgg16_is_asked_for_and_taken(tmp_path: Path) -> None:
     network = made.network()
     with pytest.raises(UsageError, match="--set vgg16=FILE"):
         made.begin(network)
+    network.requires_grad_(False)
     names = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21]
     shapes = [layer.weight.shape for level in network.pyramid.levels for layer in level if hasattr(layer, "weight")]
     state = {}
