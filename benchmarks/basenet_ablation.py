@@ -15,26 +15,21 @@ from __future__ import annotations
 
 import argparse
 import math
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import names, run, say, show, write
+from reporting import names, run, show, write
+from trained_rows import errors, train
 
-from flowkit.errors import EXIT_PARTIAL_BATCH
 from flowkit.io.weights import load_checkpoint, write_weights
 from flowkit.models.basenet import ROWS, BaseNet
-from flowkit.training.checkpoints import INDEX, read_index
-from flowkit.training.loop import LAST, WEIGHTS
-from flowkit.training.material import read_photos
 from flowkit.training.recipes import recipe
 from flowkit.training.settings import with_settings
-from flowkit.training.validation import make_validator
 
 SMALL = ("validate_every=0", "validation_pairs=32")
-NO_FEATURES = ("stages.0.share=0.0001", "stages.0.until=16")
+NO_FEATURES = ("stages.0.share=0.0001", 'stages.0.until="16"')
 """The features are there: the first stage would only be in the way."""
 PAPER = {
     "I": (30.94, 4.03, 8.93), "II": (39.15, 4.41, 9.86), "III": (27.02, 4.31, 8.93),
@@ -61,35 +56,6 @@ def begun(row: str, arguments: argparse.Namespace) -> Path | None:
     return path
 
 
-def train(row: str, arguments: argparse.Namespace) -> Path | None:
-    """The averaged weights at the end of the row's run; None where it diverged."""
-    folder = arguments.output / row
-    step = read_index(folder / LAST)["step"] if (folder / LAST / INDEX).is_file() else 0
-    if step >= arguments.steps:
-        say(f"{row}: trained already")
-        return folder / WEIGHTS
-    say(f"{row}: {arguments.steps - step} steps")
-    command = [sys.executable, "-m", "flowkit", "train", "basenet", "--photos", str(arguments.photos)]
-    command += ["--steps", str(arguments.steps), "--output", str(folder), "--device", arguments.device]
-    init = None if step else begun(row, arguments)
-    command += ["--resume"] if step else ["--overwrite", *(["--init", str(init)] if init else [])]
-    command += [word for field in settings(row, arguments) for word in ("--set", field)]
-    code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
-    if code not in (0, EXIT_PARTIAL_BATCH):
-        raise SystemExit(code)
-    return folder / WEIGHTS if code == 0 else None
-
-
-def errors(row: str, weights: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """End-point errors by set."""
-    made = with_settings(recipe("basenet"), [*settings(row, arguments), "validate_every=1"])
-    network = made.network()
-    network.load_state_dict(load_checkpoint("basenet", weights))
-    validator = make_validator(made, read_photos(arguments.photos), arguments.root)
-    found = validator.scores(network.to(memory_format=torch.channels_last), torch.device("cpu"))
-    return {name.removesuffix("/epe"): value for name, value in found.items() if name.endswith("/epe")}
-
-
 def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,8 +75,8 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     table: list[dict[str, Any]] = []
     for row in arguments.rows:
-        weights = train(row, arguments)
-        found = errors(row, weights, arguments) if weights else {}
+        weights = train("basenet", row, settings(row, arguments), arguments, partial(begun, row, arguments))
+        found = errors("basenet", settings(row, arguments), weights, arguments) if weights else {}
         paper = dict(
             zip(("paper_hpatches", "paper_kitti12", "paper_kitti15"), PAPER.get(row, (math.nan,) * 3), strict=True)
         )

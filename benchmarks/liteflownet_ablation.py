@@ -18,26 +18,18 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import mean, names, run, say, show, write
+from reporting import mean, names, run, show, write
+from trained_rows import errors, train
 
-from flowkit.errors import EXIT_PARTIAL_BATCH
-from flowkit.io.weights import load_checkpoint
 from flowkit.models.liteflownet import LiteFlowNet
 from flowkit.models.liteflownet_variants import VARIANTS, variant
-from flowkit.training.checkpoints import INDEX, read_index
-from flowkit.training.loop import LAST, WEIGHTS
-from flowkit.training.material import read_photos
-from flowkit.training.recipes import recipe
-from flowkit.training.settings import with_settings
-from flowkit.training.validation import make_validator
 
+RECIPE = "liteflownet-cpu"
 SMALL = (
     "batch=4", "stages.0.share=1", *(f"stages.{k}.share=0.5" for k in (1, 2, 3, 4)), "stages.4.batch=4",
     *(f"stages.{k}.size=128,192" for k in (2, 3, 4)), *(f"stages.{k}.max_displacement=16" for k in (2, 3, 4)),
@@ -56,35 +48,6 @@ SIZE = (448, 1024)
 def settings(row: str, arguments: argparse.Namespace) -> list[str]:
     """The fields of the recipe that a row is trained with."""
     return [f"variant={row}", f"width={arguments.width}", *SMALL, *arguments.set]
-
-
-def train(row: str, arguments: argparse.Namespace) -> Path | None:
-    """The averaged weights at the end of the row's run; None where it diverged."""
-    folder = arguments.output / row
-    step = read_index(folder / LAST)["step"] if (folder / LAST / INDEX).is_file() else 0
-    if step >= arguments.steps:
-        say(f"{row}: trained already")
-        return folder / WEIGHTS
-    say(f"{row}: {arguments.steps - step} steps")
-    command = [sys.executable, "-m", "flowkit", "train", "liteflownet-cpu", "--photos", str(arguments.photos)]
-    command += ["--steps", str(arguments.steps), "--output", str(folder), "--device", arguments.device]
-    command += ["--resume"] if step else ["--overwrite"]
-    command += [word for field in settings(row, arguments) for word in ("--set", field)]
-    code = subprocess.run(command, stdout=sys.stderr, check=False).returncode
-    if code not in (0, EXIT_PARTIAL_BATCH):
-        raise SystemExit(code)
-    return folder / WEIGHTS if code == 0 else None
-
-
-def errors(row: str, weights: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """End-point errors by set."""
-    made = with_settings(recipe("liteflownet-cpu"), [*settings(row, arguments), "validate_every=1"])
-    network = made.network()
-    network.load_state_dict(load_checkpoint("liteflownet", weights))
-    validator = make_validator(made, read_photos(arguments.photos), arguments.root)
-    network = network.to(memory_format=torch.channels_last)
-    found = validator.scores(network, torch.device("cpu"))
-    return {name.removesuffix("/epe"): value for name, value in found.items() if name.endswith("/epe")}
 
 
 def milliseconds(rows: list[str], repeats: int) -> dict[str, float]:
@@ -117,11 +80,11 @@ def main() -> None:
     for row in arguments.rows:
         variant(row)  # refuses what it does not know before anything is trained
     arguments.output.mkdir(parents=True, exist_ok=True)
-    trained = {row: train(row, arguments) for row in arguments.rows}
+    trained = {row: train(RECIPE, row, settings(row, arguments), arguments) for row in arguments.rows}
     spent = milliseconds(arguments.rows, arguments.repeats)
     table: list[dict[str, Any]] = []
     for row, weights in trained.items():
-        found = errors(row, weights, arguments) if weights else {}
+        found = errors(RECIPE, settings(row, arguments), weights, arguments) if weights else {}
         paper = dict(zip(("paper_chairs", "paper_sintel", "paper_kitti"), PAPER.get(row, (math.nan,) * 3), strict=True))
         real = mean([value for name, value in found.items() if name != "held-out"])
         parameters = sum(p.numel() for p in LiteFlowNet(variant(row)).parameters()) / 1e6

@@ -20,12 +20,14 @@ from flowkit.models.glunet_parts import (
     SIDE,
     CoarseLevels,
     Enlargement,
+    Features,
     GlobalCorrelation,
     LocalCorrelation,
     LocalLevel,
     MatchingLayers,
     PassedOn,
     at_size,
+    detached,
     for_the_next_pair,
     in_pixels,
     resized_flow,
@@ -104,14 +106,9 @@ class BaseNet(nn.Module):
             return FlowPrediction(flow=torch.zeros_like(wide(image0[:, :2])), features=features)
         levels = self._features(image0, image1, (2, 3, 4))
         if not through_features:
-            levels = {level: (first.detach(), second.detach()) for level, (first, second) in levels.items()}
+            levels = detached(levels)
         globally, locally = self.matching.with_steps(iterations)
-        flows, confidence = [], None
-        if initial is None:
-            flows.append(self.coarse.mapped(globally, levels[4])[0])
-        else:
-            cells = in_pixels((SIDE, SIDE), (initial.shape[-2], initial.shape[-1]), initial)
-            flows.append(resized_flow(wide(initial) * cells, (MIDDLE, MIDDLE)))
+        flows, confidence = [self.coarse.begun(globally, levels[4], initial)], None
         if until != str(COARSE):
             middle = self.coarse.locally(locally, levels[3], flows[-1])
             flows.append(middle.flow)
@@ -133,7 +130,7 @@ class BaseNet(nn.Module):
 
     def _features(
         self, image0: Tensor, image1: Tensor, levels: tuple[int, ...], size: tuple[int, int] = (SIDE, SIDE)
-    ) -> dict[int, tuple[Tensor, Tensor]]:
+    ) -> Features:
         """By level l the features of both images at 1/2^l of `size`."""
         both = self.pyramid(torch.cat([at_size(image, size) for image in (image0, image1)]), levels)
         halves = {level: maps.chunk(2) for level, maps in both.items()}

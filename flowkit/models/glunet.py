@@ -24,6 +24,7 @@ from flowkit.models.glunet_parts import (
     SIDE,
     CoarseLevels,
     Enlargement,
+    Features,
     GlobalCorrelation,
     LocalCorrelation,
     LocalLevel,
@@ -31,6 +32,7 @@ from flowkit.models.glunet_parts import (
     MatchingLayers,
     PassedOn,
     at_size,
+    detached,
     for_the_next_pair,
     in_pixels,
     resized_flow,
@@ -45,8 +47,6 @@ JUMP = 3
 """Refinements in between make up for more than so large a ratio between the two branches."""
 UNITS = (FEATURES, "16", "32")
 """What a stage of training may end with: features alone, or a level of the branch at 256x256, of so many cells a side."""
-Features = dict[int, tuple[Tensor, Tensor]]
-"""By level l the features of both images at 1/2^l."""
 
 
 @dataclass(frozen=True)
@@ -114,16 +114,9 @@ class GLUNet(nn.Module):
                 flow=torch.zeros_like(wide(image0[:, :2])), features={2**level: pair for level, pair in pairs.items()}
             )
         if not through_features:
-            small, large = (
-                {level: (first.detach(), second.detach()) for level, (first, second) in levels.items()}
-                for levels in (small, large)
-            )
+            small, large = detached(small), detached(large)
         globally, locally = self.matching.with_steps(iterations)
-        if initial is None:
-            flows = [self.coarse.mapped(globally, small[4])[0]]
-        else:
-            cells = in_pixels((SIDE, SIDE), (initial.shape[-2], initial.shape[-1]), initial)
-            flows = [resized_flow(wide(initial) * cells, (MIDDLE, MIDDLE))]
+        flows = [self.coarse.begun(globally, small[4], initial)]
         if until != str(COARSE):
             flows.append(self.coarse.locally(locally, small[3], flows[0]).flow)
         flows = [flow * in_pixels(size, (SIDE, SIDE), flow) for flow in flows]

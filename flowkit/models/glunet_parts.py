@@ -31,6 +31,8 @@ CONTEXT = ((128, 1), (128, 2), (128, 4), (96, 8), (64, 16), (32, 1))
 Filtering = Literal["mutual", "consensus", "none"]
 GlobalMatching = Callable[[Tensor, Tensor], Tensor]
 """Features of length 1 (B, C, H, W) of reference and query -> (B, cells of the query, H, W)."""
+Features = dict[int, tuple[Tensor, Tensor]]
+"""By level l the features of both images at 1/2^l."""
 LocalMatching = Callable[[Tensor, Tensor], Tensor]
 """Features (B, C, H, W) of reference and warped query -> (B, 81, H, W)."""
 
@@ -260,12 +262,27 @@ class CoarseLevels(nn.Module):
         volume = correlate(*map(unit, features))
         return self.first(F.leaky_relu(volume, 0.1)) * (SIDE / COARSE), volume
 
+    def begun(self, correlate: GlobalMatching, features: tuple[Tensor, Tensor], initial: Tensor | None) -> Tensor:
+        """The flow that the local levels begin with: `mapped`, or in its place on 32x32 cells a given one.
+
+        `initial` (B, 2, h, w) is in cells of an h-th and w-th of the image.
+        """
+        if initial is None:
+            return self.mapped(correlate, features)[0]
+        cells = in_pixels((SIDE, SIDE), (initial.shape[-2], initial.shape[-1]), initial)
+        return resized_flow(wide(initial) * cells, (MIDDLE, MIDDLE))
+
     def locally(self, correlate: LocalMatching, features: tuple[Tensor, Tensor], flow: Tensor) -> Level:
         """The flow on 32x32 cells, of features (B, C, 32, 32) of both images, from a flow on as many, or on 16x16."""
         if flow.shape[-1] != MIDDLE:
             flow = wide(self.enlarge(flow))
         level: Level = self.second(correlate, *features, flow, SIDE / MIDDLE)
         return level
+
+
+def detached(features: Features) -> Features:
+    """The same, through which no error goes back."""
+    return {level: (first.detach(), second.detach()) for level, (first, second) in features.items()}
 
 
 def at_size(images: Tensor, size: tuple[int, int]) -> Tensor:
