@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from flowkit.batch import PairBatch
-from flowkit.losses.sequence import pixel_weights
+from flowkit.losses.sequence import pixel_weights, truth_on_grid
 from flowkit.ops.precision import wide
 
 _TINY = 1e-6
@@ -34,17 +33,15 @@ def levels_loss(
     """
     if len(iterates) > min(len(weights), len(sides)):
         raise ValueError(f"{len(iterates)} flows, but weights for {len(weights)} levels")
-    weight = pixel_weights(batch, max_flow, occluded)[:, None]
-    known = torch.where(weight > 0, batch.flow, 0) * weight
+    weight = pixel_weights(batch, max_flow, occluded)
     total = torch.zeros((), device=batch.device)
     for flow, factor, side in zip(iterates, weights, sides, strict=False):
         grid = int(flow.shape[-2]), int(flow.shape[-1])
-        share = F.adaptive_avg_pool2d(weight, grid)
-        truth = F.adaptive_avg_pool2d(known, grid) / share.clamp_min(torch.finfo(share.dtype).tiny)
-        error = wide(flow) - torch.where(share > 0, truth, 0)
+        truth, share = truth_on_grid(batch.flow, weight, grid)
+        error = wide(flow) - truth
         if side is not None:
             error = error * error.new_tensor([side / batch.size[1], side / batch.size[0]]).view(2, 1, 1)
-        length = (error.square().sum(1) + _TINY).sqrt() * share[:, 0]
+        length = (error.square().sum(1) + _TINY).sqrt() * share
         mean = length.flatten(1).sum(1) / share.flatten(1).sum(1).clamp_min(1e-3 * grid[0] * grid[1])
         total = total + factor * grid[0] * grid[1] * mean.mean()
     return total

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from flowkit.batch import PairBatch
-from flowkit.losses.sequence import coarse_truth, pixel_weights
+from flowkit.losses.sequence import coarse_truth, pixel_weights, truth_on_grid
 from flowkit.ops.correlation import local_correlation
 from flowkit.ops.precision import wide
 from flowkit.ops.warping import warped_inside
@@ -66,14 +66,11 @@ def global_matching_loss(features0: Tensor, features1: Tensor, batch: PairBatch,
     height, width = features0.shape[-2:]
     first, second = (F.normalize(wide(each), dim=1).flatten(2) for each in (features0, features1))
     weight = pixel_weights(batch, max_flow, occluded=0.0)
-    share = F.adaptive_avg_pool2d(weight[:, None], (height, width))
-    flow = F.adaptive_avg_pool2d(torch.where(weight[:, None] > 0, batch.flow, 0) * weight[:, None], (height, width))
+    flow, share = truth_on_grid(batch.flow, weight, (int(height), int(width)))
     ratio = flow.new_tensor([width / batch.size[1], height / batch.size[0]]).view(2, 1, 1)
     x = torch.arange(width, device=batch.device, dtype=flow.dtype)
     y = torch.arange(height, device=batch.device, dtype=flow.dtype)
-    places = flow / share.clamp_min(KNOWN) * ratio + torch.stack(
-        [x.expand(height, width), y[:, None].expand(height, width)]
-    )
+    places = flow * ratio + torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
     near_x = (1 - (places[:, 0].flatten(1)[..., None] - x).abs()).clamp_min(0)  # (B, h w, w)
     near_y = (1 - (places[:, 1].flatten(1)[..., None] - y).abs()).clamp_min(0)
     wanted = (near_y[..., :, None] * near_x[..., None, :]).flatten(2)  # (B, cells of image0, cells of image1)

@@ -78,6 +78,14 @@ def coarse_truth(flow: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Ten
     return torch.where(share > 0, mean, 0), share[:, 0]
 
 
+def truth_on_grid(flow: Tensor, weight: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The same as `coarse_truth`, (B, 2, h, w) and (B, h, w), on any grid (h, w), which need not divide the picture."""
+    known = torch.where(weight[:, None] > 0, flow, 0) * weight[:, None]
+    share = F.adaptive_avg_pool2d(weight[:, None], grid)
+    mean = F.adaptive_avg_pool2d(known, grid) / share.clamp_min(torch.finfo(share.dtype).tiny)
+    return torch.where(share > 0, mean, 0), share[:, 0]
+
+
 @torch.no_grad()
 def flow_metrics(flow: Tensor, batch: PairBatch, max_flow: float = 400.0) -> dict[str, Tensor]:
     """Of the final flow (B, 2, H, W), over the pixels with truth: `epe`, `1px` and `3px`.

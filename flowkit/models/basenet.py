@@ -20,16 +20,15 @@ from flowkit.models.glunet_parts import (
     SIDE,
     CoarseLevels,
     Enlargement,
-    Features,
     GlobalCorrelation,
     LocalCorrelation,
     LocalLevel,
     MatchingLayers,
     PassedOn,
-    at_size,
     detached,
     for_the_next_pair,
     in_pixels,
+    pair_features,
     resized_flow,
 )
 from flowkit.models.gocor import LINEAR, PAPER, REFERENCE_ONLY, GlobalGOCor, LocalGOCor
@@ -101,10 +100,11 @@ class BaseNet(nn.Module):
             raise ValueError(f"until={until!r}: BaseNet's levels are {', '.join(UNITS)}")
         size = int(image0.shape[-2]), int(image0.shape[-1])
         if until == FEATURES:  # local ones of the images as they are, whose flow is known in their pixels
-            levels = {**self._features(image0, image1, (2, 3), size), **self._features(image0, image1, (4,))}
+            levels = pair_features(self.pyramid, image0, image1, size, (2, 3))
+            levels |= pair_features(self.pyramid, image0, image1, (SIDE, SIDE), (4,))
             features = {2**level: pair for level, pair in levels.items()}
             return FlowPrediction(flow=torch.zeros_like(wide(image0[:, :2])), features=features)
-        levels = self._features(image0, image1, (2, 3, 4))
+        levels = pair_features(self.pyramid, image0, image1, (SIDE, SIDE), (2, 3, 4))
         if not through_features:
             levels = detached(levels)
         globally, locally = self.matching.with_steps(iterations)
@@ -126,15 +126,8 @@ class BaseNet(nn.Module):
 
     def correspondences(self, image0: Tensor, image1: Tensor, steps: int | None = None) -> Correspondences:
         """What the global level compares, on 16x16 cells of either image, with so many `steps` (None: its own number)."""
-        return compared(self.matching.globally, *self._features(image0, image1, (4,))[4], steps)
-
-    def _features(
-        self, image0: Tensor, image1: Tensor, levels: tuple[int, ...], size: tuple[int, int] = (SIDE, SIDE)
-    ) -> Features:
-        """By level l the features of both images at 1/2^l of `size`."""
-        both = self.pyramid(torch.cat([at_size(image, size) for image in (image0, image1)]), levels)
-        halves = {level: maps.chunk(2) for level, maps in both.items()}
-        return {level: (first, second) for level, (first, second) in halves.items()}
+        features = pair_features(self.pyramid, image0, image1, (SIDE, SIDE), (4,))
+        return compared(self.matching.globally, *features[4], steps)
 
 
 def _global_layer(config: BaseNetConfig, channels: int) -> nn.Module:

@@ -31,10 +31,10 @@ from flowkit.models.glunet_parts import (
     LocalMatching,
     MatchingLayers,
     PassedOn,
-    at_size,
     detached,
     for_the_next_pair,
     in_pixels,
+    pair_features,
     resized_flow,
 )
 from flowkit.models.gocor import PAPER, PUBLISHED, GlobalGOCor, GOCorConfig, LocalGOCor
@@ -106,8 +106,10 @@ class GLUNet(nn.Module):
             return self._flip_tested(image0, image1, iterations)
         size = int(image0.shape[-2]), int(image0.shape[-1])
         working = tuple(max(SIDE, side // DIVISOR * DIVISOR) for side in size)
-        small = self._features(image0, image1, (SIDE, SIDE), (3, 4))
-        large = self._features(image0, image1, (working[0], working[1]), (2, 3)) if until in (None, FEATURES) else {}
+        small = pair_features(self.pyramid, image0, image1, (SIDE, SIDE), (3, 4))
+        large: Features = {}
+        if until in (None, FEATURES):
+            large = pair_features(self.pyramid, image0, image1, (working[0], working[1]), (2, 3))
         if until == FEATURES:
             pairs = {4: small[4], **large}
             return FlowPrediction(
@@ -133,15 +135,9 @@ class GLUNet(nn.Module):
 
     def correspondences(self, image0: Tensor, image1: Tensor, steps: int | None = None) -> Correspondences:
         """What the global level compares, on 16x16 cells of either image, with so many `steps` (None: its own number)."""
-        return compared(self.matching.globally, *self._features(image0, image1, (SIDE, SIDE), (4,))[4], steps)
-
-    def _features(self, image0: Tensor, image1: Tensor, size: tuple[int, int], levels: tuple[int, ...]) -> Features:
-        both = self.pyramid(torch.cat([at_size(image, size) for image in (image0, image1)]), levels)
-        found: Features = {}
-        for level, maps in both.items():
-            first, second = maps.chunk(2)
-            found[level] = first, second
-        return found
+        return compared(
+            self.matching.globally, *pair_features(self.pyramid, image0, image1, (SIDE, SIDE), (4,))[4], steps
+        )
 
     def _full_size(
         self, locally: LocalMatching, features: Features, flow: Tensor
@@ -177,7 +173,7 @@ class GLUNet(nn.Module):
     def _mirrored_is_better(self, image0: Tensor, image1: Tensor, iterations: int | None) -> Tensor:
         globally, _ = self.matching.with_steps(iterations)
         upright, mirrored = (
-            self.coarse.mapped(globally, self._features(image, image1, (SIDE, SIDE), (4,))[4])
+            self.coarse.mapped(globally, pair_features(self.pyramid, image, image1, (SIDE, SIDE), (4,))[4])
             for image in (image0, image0.flip(-1))
         )
         if self.config.gocor is None:

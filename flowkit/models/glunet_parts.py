@@ -280,6 +280,15 @@ class CoarseLevels(nn.Module):
         return level
 
 
+def pair_features(
+    pyramid: nn.Module, image0: Tensor, image1: Tensor, size: tuple[int, int], levels: tuple[int, ...]
+) -> Features:
+    """By level l the features of both images at 1/2^l of `size`."""
+    both = pyramid(torch.cat([at_size(image, size) for image in (image0, image1)]), levels)
+    halves = {level: maps.chunk(2) for level, maps in both.items()}
+    return {level: (first, second) for level, (first, second) in halves.items()}
+
+
 def detached(features: Features) -> Features:
     """The same, through which no error goes back."""
     return {level: (first.detach(), second.detach()) for level, (first, second) in features.items()}

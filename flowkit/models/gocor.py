@@ -125,8 +125,9 @@ class GOCor(nn.Module):
         return volume.contiguous(memory_format=torch.channels_last if lasting else torch.contiguous_format)
 
     def _optimised(self, reference: Tensor, query: Tensor, steps: int) -> Tensor:
-        *_, last = self.states(reference, query, steps)
-        return last
+        own, other = self.volume(reference), self.volume(query)
+        *_, (filters, terms) = self.descend(own, other, own.laid(self.initial(reference)), steps)
+        return other.maps(_answers(other, filters, terms))  # of the last step alone
 
     def _decay(self, volume: Volume) -> Tensor:
         return self.decay.square().clamp_min(1e-10) / volume.scale**2
