@@ -65,6 +65,7 @@ DATASETS = {
         DataSet("hpatches-flow-v", "flow", read_hpatches_flow, complete=(59, "sequences")),
         DataSet("hpatches-flow-v-240", "flow", read_hpatches_flow, complete=(59, "sequences")),
         DataSet("hpatches-flow-v-original", "flow", read_hpatches_flow, complete=(59, "sequences")),
+        DataSet("hpatches-flow-v-ransac-flow", "flow", read_hpatches_flow, complete=(59, "sequences")),
         DataSet("hpatches-flow-i", "flow", read_hpatches_flow, complete=(57, "sequences")),
         DataSet("hpatches-flow-i-240", "flow", read_hpatches_flow, complete=(57, "sequences")),
         DataSet("hpatches-flow-i-original", "flow", read_hpatches_flow, complete=(57, "sequences")),

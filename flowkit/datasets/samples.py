@@ -60,12 +60,15 @@ class FlowSample(ImagePair):
     """A pair with dense flow: `flow()` is (2, H, W) float32, NaN = unknown, read anew on each call.
 
     `visible()` is (H, W) bool, True where the point can be seen in image1; None when the data set does not say. `extent` is
-    the length (pixels of image1) that relative PCK thresholds refer to, where they are measured.
+    the length (pixels of image1) that relative PCK thresholds refer to, where they are measured. With a `grid` (height,
+    width) the truth lives on that one, in its pixels for both images, and the answer is read there, corner pixel on corner
+    pixel, before it is judged; where it is unknown nothing has moved.
     """
 
     flow: Callable[[], np.ndarray]
     visible: Callable[[], np.ndarray] | None = None
     extent: float | None = None
+    grid: Size | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from flowkit.datasets.files import existing, first_folder
 from flowkit.datasets.samples import MatchSample, Preparation
+from flowkit.datasets.short_side import short_side_480
 from flowkit.errors import InputError
 from flowkit.io.images import image_header
 from flowkit.types import Size
@@ -22,7 +23,6 @@ from flowkit.types import Size
 THRESHOLDS = (1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 22.0, 36.0)
 """Pixels: RANSAC-Flow's eight, round(logspace(0, log10 36, 8))."""
 THRESHOLDS_GOCOR = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0, 13.0, 22.0, 36.0)
-SHORT_SIDE, STRIDE = 480, 16
 _COLUMNS = ("scene", "source_image", "target_image", "XA", "YA", "XB", "YB")
 _FIELD_LIMIT = 10**8  # all x of a pair are one field
 
@@ -39,17 +39,11 @@ def read_sparse_correspondences(root: Path, dataset: str) -> list[MatchSample]:
     return [_sample(row, images, dataset, f"{table}:{line}") for line, row in _rows(table)]
 
 
-def working_size(size: Size) -> Size:
-    """The size that the protocol resizes an image of `size` to."""
-    ratio = min(size) / SHORT_SIDE
-    return round(size[0] / ratio) // STRIDE * STRIDE, round(size[1] / ratio) // STRIDE * STRIDE
-
-
 def _sample(row: dict[str, str], images: Path, dataset: str, where: str) -> MatchSample:
     scene = row["scene"].strip("/")
     source, target = (existing(images / scene / row[name]) for name in ("source_image", "target_image"))
     sizes = [_size(target), _size(source)]
-    prepared = [working_size(size) for size in sizes]
+    prepared = [short_side_480(size) for size in sizes]
     points0, points1 = (
         _scaled(_points(row, axis, where), *pair) for axis, *pair in zip("BA", sizes, prepared, strict=True)
     )
@@ -89,7 +83,9 @@ def _points(row: dict[str, str], axis: str, where: str) -> np.ndarray:
 
 
 def _scaled(points: np.ndarray, size: Size, size_to: Size) -> np.ndarray:
-    return points * (size_to[1] / size[1], size_to[0] / size[0])
+    """In float32, as the protocol's code has it: what is then cut to whole pixels may depend on it."""
+    scale = np.array([size_to[1] / size[1], size_to[0] / size[0]], np.float32)
+    return (points.astype(np.float32) * scale).astype(np.float64)
 
 
 def _inside(points: np.ndarray, size: Size) -> np.ndarray:

@@ -25,7 +25,7 @@ def flow_errors(flow: np.ndarray, truth: np.ndarray, visible: np.ndarray | None 
     `epe` is the mean over the pixels that have truth and a prediction, infinite when there is none, NaN when none has truth;
     `epe_visible` the same over `visible` (H, W) pixels. Over all `pixels` with truth: `coverage`, the share that has a
     prediction, `fl`, the share with an error above 3 px and above 5 % of the true length, `within_N`, the share with an error
-    of at most N px. There a pixel without prediction is wrong.
+    of at most N px. There a pixel without prediction is wrong. `fl_visible` is `fl` over the `pixels_visible`.
     """
     error = endpoint_error(flow, truth)
     known = np.isfinite(truth).all(axis=0)
@@ -39,8 +39,24 @@ def flow_errors(flow: np.ndarray, truth: np.ndarray, visible: np.ndarray | None 
         "fl": 1 - _share(right, known),
     }
     if visible is not None:
-        scores["epe_visible"] = _mean_known(error, known & visible)
+        seen = known & visible
+        scores["epe_visible"] = _mean_known(error, seen)
+        scores |= {"pixels_visible": int(seen.sum()), "fl_visible": 1 - _share(right, seen)}
     return scores
+
+
+def flow_on_grid(flow: np.ndarray, size1: Size, size: Size) -> np.ndarray:
+    """A flow (2, h, w) into an image of `size1`, read on a grid of `size` (2, H, W) in its pixels; NaN stays unknown.
+
+    Of both images the centres of the corner pixels fall on those of the grid, as where coordinates run from -1 to 1.
+    """
+    height, width = size
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(width), np.arange(height)))
+    grid = np.column_stack([x, y]).astype(np.float64)
+    last, last0, last1 = (np.array([w - 1, h - 1], np.float64) for h, w in (size, flow.shape[1:], size1))
+    points = grid * last0 / last
+    moved = (points + sample_flow_at(flow, points)) * last / last1
+    return (moved - grid).T.reshape(2, height, width)
 
 
 def flow_pck(flow: np.ndarray, truth: np.ndarray, threshold: float) -> float:

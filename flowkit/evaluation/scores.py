@@ -38,6 +38,9 @@ class Task:
 def _judge_flow(sample: Sample, arrays: Arrays) -> dict[str, float]:
     assert isinstance(sample, FlowSample)
     truth, flow = sample.flow(), arrays["uv"]
+    if sample.grid is not None:
+        read = metrics.flow_on_grid(flow, prepared_sizes(sample)[1], sample.grid)
+        return metrics.flow_errors(np.where(np.isfinite(read).all(axis=0), read, 0), truth)
     if flow.shape != truth.shape:
         sizes = f"is {flow.shape[1:]} but its ground truth {truth.shape[1:]}"
         raise InputError(f"{sample.image0}: {sizes}; check the copy")
@@ -54,6 +57,8 @@ def _summarise_flow(scores: Sequence[Scores]) -> dict[str, float]:
     predicted = [score["pixels"] * score["coverage"] for score in scores]
     row = {"epe_pooled": metrics.pooled(scores, "epe", predicted)}
     row |= {key: metrics.pooled(scores, key, pixels) for key in ("fl", "within_1", "within_3", "within_5", "coverage")}
+    seen = [score for score in scores if "fl_visible" in score]
+    row["fl_visible"] = metrics.pooled(seen, "fl_visible", [score["pixels_visible"] for score in seen])
     row |= {key: _mean(scores, source) for key, source in _FLOW_MEANS.items()}
     return row | ({_FLOW_PCK: _mean(scores, _FLOW_PCK)} if any(_FLOW_PCK in score for score in scores) else {})
 

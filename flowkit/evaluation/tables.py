@@ -26,6 +26,7 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "epe_pooled": ("pooled", 1, 3),
     "aepe_visible": ("AEPE noc", 1, 3),
     "fl": ("Fl %", 100, 2),
+    "fl_visible": ("Fl noc %", 100, 2),
     "within_1": ("≤1 px %", 100, 1),
     "within_3": ("≤3 px %", 100, 1),
     "within_5": ("≤5 px %", 100, 1),

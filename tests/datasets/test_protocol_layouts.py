@@ -7,7 +7,7 @@ import pytest
 from flowkit.datasets.catalogue import missing_parts, read_dataset
 from flowkit.datasets.hpatches import LARGE
 from flowkit.datasets.hpatches_flow import random_homography
-from flowkit.datasets.sparse_correspondences import working_size
+from flowkit.datasets.short_side import short_side_480
 from flowkit.errors import InputError
 from flowkit.evaluation.preparation import prepared_images, prepared_sizes
 from flowkit.io.flow_files import write_flow
@@ -191,11 +191,11 @@ def test_megadepth_drops_points_outside_and_robotcar_does_not(tmp_path):
     assert megadepth.pooled_pck == (1, 2, 3, 5, 8, 13, 22, 36)
 
 
-def test_sparse_working_sizes():
-    assert working_size((768, 1024)) == (480, 640)
-    assert working_size((1024, 683)) == (720, 480)  # 719.65 is rounded before it is cut to a multiple of 16
-    assert working_size((1000, 700)) == (672, 480)  # 685.7
-    assert working_size((480, 640)) == (480, 640)
+def test_short_sides_of_480():
+    assert short_side_480((768, 1024)) == (480, 640)
+    assert short_side_480((1024, 683)) == (720, 480)  # 719.65 is rounded before it is cut to a multiple of 16
+    assert short_side_480((1000, 700)) == (672, 480)  # 685.7
+    assert short_side_480((480, 640)) == (480, 640)
 
 
 def test_sparse_mistakes(tmp_path):
