@@ -19,6 +19,7 @@ from flowkit.cli.bench_options import (
     FeatureWeights,
     Guide,
     MethodOption,
+    Model,
     Output,
     Root,
     Running,
@@ -52,7 +53,8 @@ def flow(
 ) -> None:
     """Dense flow: AEPE, Fl, shares within 1/3/5 px. Homography data sets count where they land inside image1.
 
-    hpatches-flow-v and -i, with -240 or -original at their end, are LIFE's protocol, by level I..V.
+    hpatches-flow-v and -i, with -240 or -original at their end, are LIFE's protocol, by level I..V; hpatches-flow-v-ransac-flow
+    is RANSAC-Flow's.
     Methods: dis, dis-fast, dis+matches, farneback, align, align-multi-h, or flow with --model.
     """
     _one("flow", dataset, root, choice.method, choice.varied(), running)
@@ -81,6 +83,7 @@ def pose(
     dataset: Dataset,
     root: Root,
     method: MethodOption = None,
+    model: Model = None,
     features: Features = None,
     guide: Guide = None,
     feature_weights: FeatureWeights = None,
@@ -89,9 +92,10 @@ def pose(
 ) -> None:
     """Relative pose of calibrated views: AUC@5/10/20 degrees of the larger of rotation's and translation's error.
 
-    megadepth-pose is CAPS' protocol: easy, moderate, hard. Methods: pose, pose-opencv (E as in that protocol).
+    megadepth-pose is CAPS' protocol: easy, moderate, hard; yfcc100m-ransac-flow RANSAC-Flow's: mAP@5/10/20. Methods: pose,
+    pose-opencv (E as CAPS has it); two-view, two-view-dense, either with -opencv at its end (E as RANSAC-Flow has it).
     """
-    varied = Choice(features=features, guide=guide, feature_weights=feature_weights).varied()
+    varied = Choice(model=model, features=features, guide=guide, feature_weights=feature_weights).varied()
     _one("pose", dataset, root, method, varied, running)
 
 

@@ -31,6 +31,7 @@ from flowkit.datasets.strecha import read_strecha
 from flowkit.datasets.tss import read_tss
 from flowkit.datasets.tum import read_tum
 from flowkit.datasets.wxbs import read_wxbs
+from flowkit.datasets.yfcc100m import read_yfcc100m
 from flowkit.errors import InputError, UsageError
 
 TASKS = ("flow", "homography", "pose", "matching")
@@ -83,6 +84,8 @@ DATASETS = {
         DataSet("megadepth-pose", "pose", read_megadepth_pose),
         DataSet("tum", "pose", read_tum, "pose_tum_fr2_desk"),
         DataSet("scannet", "pose", read_pair_list),
+        DataSet("yfcc100m", "pose", read_yfcc100m, complete=(4000, "pairs")),
+        DataSet("yfcc100m-ransac-flow", "pose", read_yfcc100m, complete=(4000, "pairs")),
         DataSet("hpatches-mma", "matching", read_hpatches, complete=(108, "sequences")),
         DataSet("megadepth-sparse", "matching", read_sparse_correspondences, complete=(1600, "pairs")),
         DataSet("megadepth-sparse-gocor", "matching", read_sparse_correspondences, complete=(1600, "pairs")),

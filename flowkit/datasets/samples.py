@@ -87,13 +87,15 @@ class HomographySample(ImagePair):
 class PoseSample(ImagePair):
     """A pair of calibrated views: `T_0to1` 4x4, X1 = R X0 + t; the scale of t is not judged.
 
-    With `rotation_only` the translation is not judged either (not accurate enough for the short baseline).
+    With `rotation_only` the translation is not judged either (not accurate enough for the short baseline). `signed`: t and
+    -t are different answers, in the measures of YFCC100M's protocol.
     """
 
     K0: np.ndarray
     K1: np.ndarray
     T_0to1: np.ndarray
     rotation_only: bool = False
+    signed: bool = False
 
 
 @dataclass(frozen=True)

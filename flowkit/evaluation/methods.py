@@ -134,6 +134,15 @@ def _pose_opencv(image0: Image, image1: Image, sample: Sample, **options: object
     return {"R": R, "R_other": R_other, "t": t.ravel()} | _sparse(matches), "ok"
 
 
+def _two_view(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
+    from flowkit.evaluation.two_view import two_view
+
+    assert isinstance(sample, PoseSample)
+    found, status = two_view(image0, image1, sample, **_guided(options))  # type: ignore[arg-type]
+    R, t = found or (None, None)
+    return {"R": _or_nan(R, (3, 3)), "t": _or_nan(t, (3,))}, status
+
+
 def _match(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
     from flowkit.estimators.magsac import fit_fundamental
     from flowkit.pipelines.match import match
@@ -218,6 +227,10 @@ METHODS: dict[str, dict[str, Entry]] = {
     "pose": {
         "pose": Entry(_pose, {}, ("features", "feature_weights", "guide")),
         "pose-opencv": Entry(_pose_opencv, {}, _MATCHER),
+        "two-view": Entry(_two_view, {}, _MATCHER),
+        "two-view-opencv": Entry(_two_view, {"opencv": True}, _MATCHER),
+        "two-view-dense": Entry(_two_view, {"dense": True}, ("model", "features")),
+        "two-view-dense-opencv": Entry(_two_view, {"dense": True, "opencv": True}, ("model", "features")),
     },
     "matching": {
         "match": Entry(_match, {}, _MATCHER),

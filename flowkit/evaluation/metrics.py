@@ -222,6 +222,16 @@ def share_below(errors: Sequence[float], threshold: float) -> float:
     return float(np.mean([error < threshold for error in errors])) if len(errors) else float("nan")
 
 
+def mean_accuracies(errors: Sequence[float]) -> dict[str, float]:
+    """`acc_5`, 10, 15 and 20, shares of errors below so many degrees, and their means up to 5, 10 and 20: `map_5`, 10, 20.
+
+    OANet's (Zhang et al., ICCV 2019) mean average precision in bins of 5 degrees, as RANSAC-Flow reports it.
+    """
+    accuracies = {t: share_below(errors, t) for t in (5, 10, 15, 20)}
+    means = {f"map_{up_to}": float(np.mean([a for t, a in accuracies.items() if t <= up_to])) for up_to in (5, 10, 20)}
+    return means | {f"acc_{t}": accuracy for t, accuracy in accuracies.items()}
+
+
 def pooled(scores: Sequence[Mapping[str, float]], key: str, weight: Sequence[float]) -> float:
     """Mean of `key` over all pixels (or points) of all pairs: each pair counts by its `weight`, their number."""
     parts = [(score[key], w) for score, w in zip(scores, weight, strict=True) if w > 0]

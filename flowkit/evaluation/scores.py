@@ -116,7 +116,11 @@ def _judge_pose(sample: Sample, arrays: Arrays) -> dict[str, float]:
     scores = {"rotation_error": min(metrics.rotation_error(_known(R), sample.T_0to1[:3, :3]) for R in candidates)}
     if not sample.rotation_only:
         scores["translation_error"] = metrics.translation_error(_known(arrays["t"]), sample.T_0to1[:3, 3])
-    return scores | {"pose_error": max(scores.values())}
+    scores["pose_error"] = max(scores.values())
+    if sample.signed:
+        signed = metrics.translation_error(_known(arrays["t"]), sample.T_0to1[:3, 3], sign_fold=False)
+        scores["pose_error_signed"] = max(scores["rotation_error"], signed)
+    return scores
 
 
 def _summarise_pose(scores: Sequence[Scores]) -> dict[str, float]:
@@ -124,7 +128,11 @@ def _summarise_pose(scores: Sequence[Scores]) -> dict[str, float]:
     row = {f"auc_{t}": metrics.auc(errors, t) for t in (5, 10, 20)}
     for key in ("rotation_error", "translation_error"):
         row |= {f"{key}_median": _median(scores, key), f"{key}_below_10": metrics.share_below(_values(scores, key), 10)}
-    return row
+    signed = _values(scores, "pose_error_signed")
+    return row | (metrics.mean_accuracies(signed) if signed else {})
+
+
+_POSE_MEANS = tuple(metrics.mean_accuracies([]))
 
 
 # --- matching --------------------------------------------------------------------------------------------------------
@@ -238,7 +246,7 @@ TASKS: dict[str, Task] = {
         {FlowSample: _same, HomographySample: _flow_of_homography}, _judge_flow, _summarise_flow, tuple(_FLOW_MEANS)
     ),
     "homography": Task({HomographySample: _same}, _judge_homography, _summarise_homography),
-    "pose": Task({PoseSample: _same}, _judge_pose, _summarise_pose),
+    "pose": Task({PoseSample: _same}, _judge_pose, _summarise_pose, _POSE_MEANS),
     "matching": Task(
         {MatchSample: _same, HomographySample: _matches_of_homography},
         _judge_matching,

@@ -49,6 +49,8 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "auc_5": ("AUC@5", 100, 1),
     "auc_10": ("AUC@10", 100, 1),
     "auc_20": ("AUC@20", 100, 1),
+    **{f"map_{t}": (f"mAP@{t}", 100.0, 1) for t in (5, 10, 20)},
+    **{f"acc_{t}": (f"<{t}° %", 100.0, 1) for t in (5, 10, 15, 20)},
     "below_3": ("n <3 px", 1, 0),
     "below_5": ("n <5 px", 1, 0),
     "below_10": ("n <10 px", 1, 0),
@@ -69,8 +71,9 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "seconds_first": ("first s", 1, 2),
 }
 """How each value of a row is shown; in JSON and CSV shares stay in [0, 1] and keep their keys."""
-_FILES_ONLY = {"mean_within_3", "below_3", "below_5", "below_10"} | {
-    f"precision_{t}" for t in MMA_THRESHOLDS if t not in (1, 3, 5, 10)
+_FILES_ONLY = {
+    *("mean_within_3", "below_3", "below_5", "below_10", "acc_5", "acc_10", "acc_15", "acc_20"),
+    *(f"precision_{t}" for t in MMA_THRESHOLDS if t not in (1, 3, 5, 10)),
 }
 """Values that would make the table on the screen too wide."""
 
