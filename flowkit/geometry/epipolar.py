@@ -71,6 +71,19 @@ def sampson_error(F: Tensor, points0: Tensor, points1: Tensor) -> Tensor:
     return residual.abs() / torch.cat([lines1[..., :2], lines0[..., :2]], dim=-1).norm(dim=-1)
 
 
+def sampson_corrected(F: Tensor, points0: Tensor, points1: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., N, 2) and (..., N, 2): matches moved by the least first-order change after which they obey F (section 12.4).
+
+    What is left of x1' F x0 is of second order in the change.
+    """
+    check_same("points0", points0, "points1", points1)
+    lines1, lines0 = _lines(F, points0), _lines(F.mT, points1)
+    residual = (lines1 * homogeneous(points1)).sum(-1)
+    gradient0, gradient1 = lines0[..., :2], lines1[..., :2]
+    step = (residual / ((gradient0**2).sum(-1) + (gradient1**2).sum(-1))).unsqueeze(-1)
+    return points0 - step * gradient0, points1 - step * gradient1
+
+
 def _lines(F: Tensor, points0: Tensor) -> Tensor:
     check("F", F, 3, 3)
     check("points", points0, "N", 2)

@@ -13,6 +13,7 @@ from flowkit.errors import UsageError
 from flowkit.features.guided import RADIUS
 from flowkit.features.registry import OWN_WEIGHTS, FeatureSet
 from flowkit.pipelines.guide import guide_flows, guide_provenance, guided_matches
+from flowkit.pipelines.masks import MaskChoice, chosen_masks, masked_matches
 from flowkit.pipelines.prepare import (
     Resize,
     load_pair,
@@ -45,6 +46,8 @@ def match(
     guide: str | None = None,
     guide_radius: float | None = None,
     max_keypoints: int | None = None,
+    mask0: MaskChoice = None,
+    mask1: MaskChoice = None,
     resize: Resize = None,
     device: str = "auto",
     seed: int = 0,
@@ -54,26 +57,29 @@ def match(
     `feature_weights` has the files of features whose weights flowkit may not ship, `{"r2d2": path}`. `guide` is a flow model
     (`life`, or any other), begun with sparse matches: keypoints are first matched within `guide_radius` (5) pixels of
     where its flow leads, then the rest among all, and `stage` says which (LIFE, section 3.2); `disk` and `aliked` are then
-    matched by their descriptors, without LightGlue. Raises InputError for images that cannot be read or are too small,
-    UsageError for unknown names, WeightsError.
+    matched by their descriptors, without LightGlue. `mask0`, `mask1` (`flowkit.pipelines.masks`) say where in either image a
+    match may lie. Raises InputError for images that cannot be read or are too small and masks that do not fit, UsageError
+    for unknown names, WeightsError.
     """
     started = time.perf_counter()
     check_guide(guide, guide_radius)
     pair = load_pair(image0, image1)
     device = resolve_device(device)
     chosen = chosen_features(features, feature_weights)
+    masks = chosen_masks(pair, mask0, mask1)
     work = working_pair(pair, resize)
     if guide is None:
         found = _plain(pair, work, chosen, device, max_keypoints)
     else:
         found = _guided(pair, work, chosen, device, max_keypoints, guide, guide_radius or RADIUS, resize, seed)
+    found = masked_matches(found, masks)
     run = found.run
     assert run is not None
     notes = [note for image, small in zip(pair, work, strict=True) if (note := size_note(image, small.size))]
     run = replace(
         run,
         method=chosen.names,
-        options={"features": chosen.names, "max_keypoints": max_keypoints, **run.options},
+        options={"features": chosen.names, "max_keypoints": max_keypoints, **run.options, **masks.provenance},
         seed=seed,
         device=device,
         working_size0=work[0].size,

@@ -6,22 +6,28 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flowkit.errors import InputError, UsageError
 from flowkit.estimators.magsac import ESTIMATOR as HOMOGRAPHY_ESTIMATOR
 from flowkit.estimators.magsac import fit_homography
-from flowkit.estimators.poselib import fit_relative_pose
-from flowkit.io.images import as_image
+from flowkit.estimators.poselib import ESTIMATOR, fit_relative_pose
+from flowkit.pipelines.dense_matches import CONFIDENT, MOST, aligned_flow, spread_matches, usable
+from flowkit.pipelines.masks import MaskChoice, Masks, chosen_masks
 from flowkit.pipelines.match import FeatureChoice, guide_options, match
-from flowkit.pipelines.prepare import Resize
-from flowkit.types import Fit, Image, Matches, RelativePose, Run, Status
+from flowkit.pipelines.prepare import Resize, load_pair
+from flowkit.types import Fit, Flow, Image, Matches, RelativePose, Run, Size, Status
 
 THRESHOLD = 1.0
 """Sampson bound in pixels at 1000 pixels a side; larger images scale it."""
 PLANAR_SHARE = 0.9
 """Inliers of the pose that one homography must explain as well for the scene to count as planar."""
+
+FLAGS = {"iterations": "iters", "feature_weights": "feature-weights"}
+LEAST_SHARE = 0.01
+"""Of the picture, masks aside, that a dense flow must be confident of (RANSAC-Flow accepts a homography for as much)."""
 
 
 def pose(
@@ -35,6 +41,14 @@ def pose(
     guide: str | None = None,
     guide_radius: float | None = None,
     threshold: float | None = None,
+    dense: bool | Flow = False,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    precision: str | None = None,
+    iterations: int | None = None,
+    confidence: float = CONFIDENT,
+    mask0: MaskChoice = None,
+    mask1: MaskChoice = None,
     resize: Resize = None,
     device: str = "auto",
     seed: int = 0,
@@ -42,39 +56,69 @@ def pose(
     """X1 = R X0 + t with |t| = 1 between the cameras of two images, K 3x3 in original pixels (pixel centres at integers).
 
     A missing K is taken from EXIF; InputError if there is none. Pure rotation gives status degenerate with R alone; a planar
-    scene is named and solved by its homography. `guide` and `feature_weights` are those of `match`. Raises
-    InputError, UsageError, WeightsError; never on bad geometry.
+    scene is named and solved by its homography. `guide` and `feature_weights` are those of `match`.
+
+    `dense`: from matches spread evenly over what a dense flow image0 -> image1 is at least so `confidence` of (RANSAC-Flow,
+    section 4.3), in place of matches of features; the flow given, or that of `aligned_flow` with `model`, `weights`,
+    `precision`, `iterations`. If it is confident of less than 1 % of the picture, the status is too_few_matches.
+    `mask0`, `mask1` (`flowkit.pipelines.masks`) say where matches may lie. Raises InputError, UsageError, WeightsError; never
+    on bad geometry.
     """
     started = time.perf_counter()
-    images = as_image(image0), as_image(image1)
+    images = load_pair(image0, image1)
     K0, K1 = (_intrinsics(image, K) for image, K in zip(images, (K0, K1), strict=True))
-    matches = match(
-        *images,
-        features=features,
-        feature_weights=feature_weights,
-        guide=guide,
-        guide_radius=guide_radius,
-        resize=resize,
-        device=device,
-        seed=seed,
-    )
-    scale = max(1.0, max(max(image.size) for image in images) / 1000)
-    bound = threshold if threshold is not None else THRESHOLD * scale
-    found = from_matches(matches, K0, K1, bound, seed)
-    made = matches.run
-    assert made is not None
-    run = Run(
-        method=made.method,
-        options={"features": made.options.get("features"), **guide_options(made), "threshold": bound},
-        weights=made.weights,
-        seed=seed,
-        device=made.device,
-        working_size0=made.working_size0,
-        working_size1=made.working_size1,
-        seconds={**made.seconds, "total": time.perf_counter() - started},
-        notes=made.notes,
-    )
-    return replace(found, run=run)
+    bound = threshold if threshold is not None else default_threshold(*(image.size for image in images))
+    network = {"model": model, "weights": weights, "precision": precision, "iterations": iterations}
+    if dense is False:
+        _refuse(network, "only of a dense flow; give --dense or leave it out")
+        matches = match(
+            *images,
+            features=features,
+            feature_weights=feature_weights,
+            guide=guide,
+            guide_radius=guide_radius,
+            mask0=mask0,
+            mask1=mask1,
+            resize=resize,
+            device=device,
+            seed=seed,
+        )
+        assert matches.run is not None
+        said = {"features": matches.run.options.get("features"), **guide_options(matches.run)}
+        said |= {name: value for name, value in matches.run.options.items() if name.startswith("mask")}
+        found = from_matches(matches, K0, K1, bound, seed)
+    else:
+        _refuse({"guide": guide, "feature_weights": feature_weights}, "leads matches of features, not a dense flow")
+        common = {"features": features, "resize": resize, "device": device, "seed": seed}
+        flow = dense if isinstance(dense, Flow) else aligned_flow(*images, **_given({**common, **network}))
+        found, said = from_flow(flow, K0, K1, bound, seed, confidence, chosen_masks(images, mask0, mask1))
+    made = found.matches.run or Run("flow")
+    seconds = {**made.seconds, "total": time.perf_counter() - started}
+    return replace(found, run=replace(made, options={**said, "threshold": bound}, seed=seed, seconds=seconds))
+
+
+def from_flow(
+    flow: Flow, K0: np.ndarray, K1: np.ndarray, threshold: float, seed: int, confidence: float, masks: Masks
+) -> tuple[RelativePose, dict[str, object]]:
+    """The pose behind what a flow is at least so confident of and the masks allow, and what provenance says of it."""
+    keep = usable(flow, confidence, masks)
+    allowed = keep.size if masks.mask0 is None else int(masks.mask0.sum())
+    share = round(float(keep.sum()) / max(1, allowed), 4)
+    matches = spread_matches(flow, keep, MOST, flow.run.method if flow.run else "flow")
+    said = {**(flow.run.options if flow.run else {}), "dense": True, "confidence": confidence, "confident": share}
+    if share >= LEAST_SHARE:
+        found = from_matches(matches, K0, K1, threshold, seed)
+    else:
+        status = Status.TOO_FEW_MATCHES if flow.valid.any() else Status.NO_OVERLAP
+        none, unknown = np.zeros(len(matches), bool), np.full(len(matches), np.nan)
+        fit = Fit(None, none, status, unknown, threshold, ESTIMATOR)
+        found = _answer(matches, K0, K1, threshold, status, "none", fit)
+    return found, {**said, **masks.provenance}
+
+
+def default_threshold(*sizes: Size) -> float:
+    """THRESHOLD pixels up to 1000 pixels a side, in proportion beyond."""
+    return THRESHOLD * max(1.0, max(max(size) for size in sizes) / 1000)
 
 
 def from_matches(matches: Matches, K0: np.ndarray, K1: np.ndarray, threshold: float, seed: int = 0) -> RelativePose:
@@ -186,3 +230,13 @@ def _intrinsics(image: Image, K: np.ndarray | None) -> np.ndarray:
     if K.shape != (3, 3) or not np.isfinite(K).all() or abs(np.linalg.det(K)) < 1e-9:
         raise UsageError(f"{image.name}: K must be a finite, invertible 3x3 matrix")
     return K
+
+
+def _given(options: Mapping[str, object]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """UsageError for any that was given."""
+    for name, value in _given(options).items():
+        raise UsageError(f"--{FLAGS.get(name, name)} {value}: {why}")
