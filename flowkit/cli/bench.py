@@ -93,7 +93,8 @@ def pose(
     """Relative pose of calibrated views: AUC@5/10/20 degrees of the larger of rotation's and translation's error.
 
     megadepth-pose is CAPS' protocol: easy, moderate, hard; yfcc100m-ransac-flow RANSAC-Flow's: mAP@5/10/20. Methods: pose,
-    pose-opencv (E as CAPS has it); two-view, two-view-dense, either with -opencv at its end (E as RANSAC-Flow has it).
+    pose-dense (of a dense flow), pose-opencv (E as CAPS has it); two-view, two-view-dense, either with -opencv at its end (E
+    as RANSAC-Flow has it).
     """
     varied = Choice(model=model, features=features, guide=guide, feature_weights=feature_weights).varied()
     _one("pose", dataset, root, method, varied, running)

@@ -104,6 +104,8 @@ def _pose(image0: Image, image1: Image, sample: Sample, **options: object) -> An
     from flowkit.pipelines.pose import pose
 
     assert isinstance(sample, PoseSample)
+    if isinstance(weights := options.get("weights"), WeightsFile):
+        options["weights"] = weights.path
     found = pose(image0, image1, sample.K0, sample.K1, **_guided(options))  # type: ignore[arg-type]
     arrays = {"R": _or_nan(found.R, (3, 3)), "t": _or_nan(found.t, (3,))}
     return arrays | _sparse(found.matches), str(found.status)
@@ -226,6 +228,7 @@ METHODS: dict[str, dict[str, Entry]] = {
     "homography": {"homography": Entry(_homography, {}, ("features", "feature_weights", "effort", "guide"))},
     "pose": {
         "pose": Entry(_pose, {}, ("features", "feature_weights", "guide")),
+        "pose-dense": Entry(_pose, {"dense": True}, ("model", "features", *_NETWORK)),
         "pose-opencv": Entry(_pose_opencv, {}, _MATCHER),
         "two-view": Entry(_two_view, {}, _MATCHER),
         "two-view-opencv": Entry(_two_view, {"opencv": True}, _MATCHER),
