@@ -24,6 +24,7 @@ class PairBatch:
 
     A triplet (LIFE) has a third picture besides, `warped` (B, 3, H, W): image1 through a synthetic map. `warp` (B, 2, H, W) is
     the flow image1 -> warped on image1's grid, known where `warp_valid` (B, H, W), `unwarp` and `unwarp_valid` the way back.
+    `unlit0` and `unlit1` (B, 3, H, W) are image0 and image1 before their light was changed, for losses that compare pictures.
     """
 
     image0: Tensor
@@ -48,6 +49,8 @@ class PairBatch:
     warp_valid: Tensor | None = None
     unwarp: Tensor | None = None
     unwarp_valid: Tensor | None = None
+    unlit0: Tensor | None = None
+    unlit1: Tensor | None = None
     made: Mapping[str, Any] = field(default_factory=dict)
     """How the batch was made: scene family, seed, recipe; small values, for people and for provenance."""
 
@@ -109,6 +112,8 @@ class PairBatch:
             t=t,
             E=transposed(self.E),
             F=transposed(self.F),
+            unlit0=self.unlit1,
+            unlit1=self.unlit0,
             made={**self.made, "reversed": True},
         )
 

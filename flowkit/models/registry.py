@@ -51,6 +51,8 @@ class ModelSpec:
     """Whether it takes a number of iterations, though its modules have numbers of their own."""
     flip_test: bool = False
     """Whether it can look if image0 fits better mirrored."""
+    coarse: bool = False
+    """Whether the network only finishes what homographies have begun: alone it is of no use (`flowkit.pipelines.align`)."""
     init: str = "none"
     """What it starts from unless told otherwise (`flowkit.pipelines.flow.INITS`); with converted weights always "none"."""
     convert: str | None = None
@@ -142,6 +144,20 @@ _GLUNET = replace(
     paper="Truong et al., GLU-Net: Global-Local Universal Network for Dense Flow and Correspondences, CVPR 2020",
     memory=1000,
     flip_test=True,
+)
+_RANSAC_FLOW = ModelSpec(
+    name="ransac-flow",
+    kind="network",
+    target="flowkit.models.finealign:finealign",
+    divisor=8,
+    iterations=None,
+    weights="ransac-flow",
+    paper="Shen et al., RANSAC-Flow: Generic Two-stage Image Alignment, ECCV 2020",
+    licence="Apache-2.0",
+    memory=2000,
+    coarse=True,
+    convert="flowkit.models.convert_finealign:convert",
+    sources="the authors' checkpoints are MIT, but their blur filters, which flowkit does not take, Adobe's CC BY-NC-SA 4.0",
 )
 MODELS: Mapping[str, ModelSpec] = MappingProxyType(
     {
@@ -261,6 +277,7 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 gocor=True,
                 sources=_GOCOR_SOURCES,
             ),
+            _RANSAC_FLOW,
             replace(_RAFT_XFEAT, name="life-small", weights="life-small", paper=f"{_LIFE}, in the small"),
         )
     }

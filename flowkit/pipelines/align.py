@@ -10,17 +10,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography
-from flowkit.models.registry import ModelSpec, model_spec
+from flowkit.models.registry import model_spec
 from flowkit.pipelines.fine import MARGIN, Layer, dis_pair, fine_layer, join
+from flowkit.pipelines.fine_network import FineAligner, FineNetwork
 from flowkit.pipelines.flow import SEED_FEATURES, seed_matches
 from flowkit.pipelines.homography import EFFORTS, default_threshold, find
-from flowkit.pipelines.network import Settings, check_settings, network_flow
+from flowkit.pipelines.match import FeatureChoice, chosen_features
+from flowkit.pipelines.multi_homography import RULES, aggregated, homographies_in_turn
+from flowkit.pipelines.network import Settings
 from flowkit.pipelines.prepare import Resize, load_pair, resized_image, scaled_points, size_note, working_size
 from flowkit.pipelines.refinement import project, resize_matrix
 from flowkit.types import Alignment, Flow, Image, Matches, Run, Size, Status
@@ -28,6 +32,8 @@ from flowkit.types import Alignment, Flow, Image, Matches, Run, Size, Status
 MAX_PIXELS = 2e6
 """Working size of the fine stage; the coarse stage and the result are at the original one."""
 MAX_HOMOGRAPHIES = 10
+SHORT_SIDE = 480
+"""Pixels, of the picture that RANSAC-Flow's network looks at."""
 
 
 def align(
@@ -36,10 +42,12 @@ def align(
     *,
     multi_h: bool = False,
     model: str = "dis",
+    rules: str | None = None,
     weights: str | Path | None = None,
     precision: str = "auto",
     iterations: int | None = None,
-    features: str | None = None,
+    features: FeatureChoice | None = None,
+    feature_weights: Mapping[str, str | Path] | None = None,
     effort: str = "normal",
     resize: Resize = None,
     device: str = "auto",
@@ -47,14 +55,20 @@ def align(
 ) -> Alignment:
     """SOURCE brought onto TARGET: the flow lives on TARGET's grid and p + uv(p) is in SOURCE, in original pixels of both.
 
-    `multi_h` adds homographies from the remaining matches and lets the matches themselves seed the fine flow, for scenes with
-    depth. `model` is the dense method of the fine stage: `dis`, or a network, with `weights`, `precision` and `iterations` as
-    for `flow`; networks are not seeded. Homographies are target -> source. Confidence is 0 where the two directions of the
-    fine flow disagree or the way leaves SOURCE. Without a reliable homography the status says why and all of the flow is NaN.
+    `multi_h` adds homographies from the remaining matches and, with DIS, lets the matches themselves seed the fine flow, for
+    scenes with depth. `model` is the dense method of the fine stage: `ransac-flow`, which was made for it and knows what
+    matches, `dis`, or another network, with `weights`, `precision` and `iterations` as for `flow`. `rules` (official, paper,
+    kitti; only with ransac-flow) joins homographies as the paper or its code does (`flowkit.pipelines.multi_homography`)
+    instead of by error and cost. Homographies are target -> source. Confidence is 0 where the two directions of the fine flow
+    disagree or the way leaves SOURCE. Without a reliable homography the status says why and all of the flow is NaN.
     """
-    network = _fine_network(model, Settings(weights, iterations, precision), device)
+    network = fine_network(model, Settings(weights, iterations, precision), device)
     if effort not in EFFORTS:
         raise UsageError(f"--effort {effort}: unknown; use one of {', '.join(EFFORTS)}")
+    if rules is not None and (rules not in RULES or not isinstance(network, FineAligner)):
+        raise UsageError(f"--rules {rules}: {', '.join(RULES)}, and only together with --model ransac-flow")
+    if features is not None or feature_weights:
+        features = chosen_features(features, feature_weights)
     started = time.perf_counter()
     source_image, target_image = load_pair(source, target)
     threshold = default_threshold(source_image.size, target_image.size)
@@ -69,23 +83,26 @@ def align(
         turn=True,
     )
     coarse_done = time.perf_counter()
-    size = working_size(target_image.size, resize, max_pixels=MAX_PIXELS)
-    run = _run(found.matches, source_image, target_image, size, model, multi_h, effort, seed)
+    size = fine_size(target_image.size, resize, network)
+    run = _run(found.matches, source_image, target_image, size, model, multi_h, rules, effort, seed)
     if found.matrix is None:
         return _failed(found.status, found.matches, source_image, target_image, run)
-    models, matches = [found.matrix], found.matches
+    matches = found.matches
     if multi_h:
-        extra = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
-        models += further_homographies(extra, found.matrix, threshold, seed)
-        used = {**run.weights, **(extra.run.weights if extra.run else {})}
-        run = replace(run, weights=used)
-        seeds = extra
+        matches = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
+        run = replace(run, weights={**run.weights, **(matches.run.weights if matches.run else {})})
+    fine = FineStage(target_image, source_image, size, network)
+    if rules is not None:
+        fit = partial(fit_homography, threshold=threshold, seed=seed)
+        limit = RULES[rules] if multi_h else replace(RULES[rules], limit=1)
+        models, layers = homographies_in_turn(matches, found.matrix, fit, fine.layer, limit, threshold)
+        joined = aggregated(layers, limit)
     else:
-        seeds = None
-    layers = fine_layers(target_image, source_image, models, seeds, size, network)
+        models = [found.matrix, *(further_homographies(matches, found.matrix, threshold, seed) if multi_h else [])]
+        layers = [fine.layer(matrix, seeds=matches if multi_h and not k else None) for k, matrix in enumerate(models)]
+        joined = join(layers, fine.picture)
     if network is not None:
         run = replace(run, weights={**run.weights, **network.weights}, options={**run.options, **network.options})
-    joined = join(layers, resized_image(target_image, size).rgb8)
     flow, regions = original_flow(joined.residual, joined.choice, models, size, target_image.size)
     inside = Flow(flow, source_image.size).inside
     confidence = _enlarged(joined.confidence, target_image.size) * inside
@@ -95,10 +112,8 @@ def align(
         status=Status.OK,
         homographies=tuple(models),
         regions=regions,
-        inliers=tuple(
-            _supporters(matches if k == 0 or seeds is None else seeds, m, threshold) for k, m in enumerate(models)
-        ),
-        matches=matches,
+        inliers=tuple(_supporters(matches if k else found.matches, m, threshold) for k, m in enumerate(models)),
+        matches=found.matches,
         run=replace(run, seconds={**run.seconds, **seconds, "total": time.perf_counter() - started}),
     )
 
@@ -119,68 +134,66 @@ def further_homographies(matches: Matches, first: np.ndarray, threshold: float, 
     return found
 
 
-def fine_layers(
-    target: Image,
-    source: Image,
-    models: Sequence[np.ndarray],
-    seeds: Matches | None,
-    size: Size,
-    network: FineNetwork | None = None,
-) -> list[Layer]:
-    """The fine flow under each homography at the working size, by DIS unless a network is given.
+class FineStage:
+    """The fine flow of one pair under any homography, at the working size: by DIS unless a network is given."""
 
-    With DIS only the first is seeded with the matches.
-    """
-    picture = resized_image(target, size).rgb8
-    to_full = np.linalg.inv(resize_matrix(target.size, size))
-    layers = []
-    for k, model in enumerate(models):
-        matrix = model @ to_full
-        if network is not None:
-            layers.append(fine_layer(picture, source.rgb8, matrix, network))
-            continue
-        if seeds is None or k > 0:
-            layers.append(fine_layer(picture, source.rgb8, matrix, dis_pair()))
-            continue
-        here = scaled_points(seeds.points0, target.size, size)
+    def __init__(self, target: Image, source: Image, size: Size, network: FineNetwork | None = None) -> None:
+        self.target, self.source, self.size, self.network = target, source, size, network
+        self.picture = resized_image(target, size).rgb8
+
+    def layer(
+        self, matrix: np.ndarray, scales: Sequence[float] | None = None, *, seeds: Matches | None = None
+    ) -> Layer:
+        """Under a homography target -> source, in original pixels.
+
+        A network goes over the pair at these shares of the working size in turn, each time from where it was before (None:
+        its usual ones); DIS may be seeded with matches.
+        """
+        if self.network is not None:
+            return self._by_network(matrix, self.network, scales or self.network.scales)
+        working = matrix @ np.linalg.inv(resize_matrix(self.target.size, self.size))
+        if seeds is None:
+            return fine_layer(self.picture, self.source.rgb8, working, dis_pair())
+        here = scaled_points(seeds.points0, self.target.size, self.size)
         # Where each match lies in the source once it is warped: what is left for the fine flow to do.
-        there = project(np.linalg.inv(matrix), seeds.points1)
-        close = np.isfinite(there).all(1) & (np.abs(there - here).max(1) < max(size))
-        pad = int(MARGIN * max(size))
+        there = project(np.linalg.inv(working), seeds.points1)
+        close = np.isfinite(there).all(1) & (np.abs(there - here).max(1) < max(self.size))
+        pad = int(MARGIN * max(self.size))
         seeded = dis_pair((here[close] + pad, there[close].astype(np.float32) + pad))
-        layers.append(fine_layer(picture, source.rgb8, matrix, seeded, pad))
-    return layers
+        return fine_layer(self.picture, self.source.rgb8, working, seeded, pad)
+
+    def _by_network(self, matrix: np.ndarray, network: FineNetwork, scales: Sequence[float]) -> Layer:
+        """From small to large; what is found at one size is where the next one begins."""
+        layer = None
+        for scale in scales:
+            size: Size = max(16, round(self.size[0] * scale)), max(16, round(self.size[1] * scale))
+            picture = resized_image(self.target, size).rgb8
+            working = matrix @ np.linalg.inv(resize_matrix(self.target.size, size))
+            before = None if layer is None else _enlarged_flow(layer.residual, size)
+            layer = fine_layer(picture, self.source.rgb8, working, network, before=before)
+        assert layer is not None
+        return layer
 
 
-class FineNetwork:
-    """A network as the fine stage's `PairFlow`; afterwards it knows what the provenance says of it."""
-
-    def __init__(self, spec: ModelSpec, settings: Settings, device: str) -> None:
-        self._spec, self._settings, self._device = spec, settings, device
-        self.weights: Mapping[str, str] = {}
-        self.options: Mapping[str, object] = {}
-
-    def __call__(self, frame: np.ndarray, warped: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Flows (H, W, 2) there and back."""
-        answer = network_flow(frame, warped, self._spec, self._settings, device=self._device, bidirectional=True)
-        self.weights, self.options = answer.weights, answer.options
-        assert answer.backward is not None
-        forward, backward = (np.ascontiguousarray(uv.transpose(1, 2, 0)) for uv in (answer.forward, answer.backward))
-        return forward, backward
-
-
-def _fine_network(model: str, settings: Settings, device: str) -> FineNetwork | None:
+def fine_network(model: str, settings: Settings, device: str) -> FineNetwork | None:
     """The network of that name, None for DIS; UsageError for what neither is nor takes."""
     spec = model_spec(model)
     if spec.network:
-        check_settings(spec, settings)
-        return FineNetwork(spec, settings, device)
+        return (FineAligner if spec.coarse else FineNetwork)(spec, settings, device)
     given = (
         settings.weights is not None or settings.iterations is not None or settings.precision not in ("auto", "fp32")
     )
     if given:
         raise UsageError(f"--model {model}: is no network; leave --weights, --precision and --iters out")
     return None
+
+
+def fine_size(size: Size, resize: Resize, network: FineNetwork | None) -> Size:
+    """The working size of the fine stage: what `resize` says, else a shorter side of 480 for RANSAC-Flow's network."""
+    if resize is None and isinstance(network, FineAligner):
+        scale = SHORT_SIDE / min(size)
+        size = max(16, round(size[0] * scale)), max(16, round(size[1] * scale))
+    return working_size(size, resize, max_pixels=MAX_PIXELS)
 
 
 def original_flow(
@@ -234,6 +247,14 @@ def _supporters(matches: Matches, model: np.ndarray, threshold: float) -> int:
     return int((_errors(matches, model) <= threshold).sum())
 
 
+def _enlarged_flow(residual: np.ndarray, size: Size) -> np.ndarray:
+    """(H, W, 2) in pixels of a picture that grows to `size`."""
+    import cv2
+
+    scale = np.array([size[1] / residual.shape[1], size[0] / residual.shape[0]], np.float32)
+    return cv2.resize(residual, size[::-1], interpolation=cv2.INTER_LINEAR) * scale
+
+
 def _enlarged(values: np.ndarray, size: Size) -> np.ndarray:
     import cv2
 
@@ -248,14 +269,28 @@ def _failed(status: Status, matches: Matches, source: Image, target: Image, run:
 
 
 def _run(
-    matches: Matches, source: Image, target: Image, size: Size, model: str, multi_h: bool, effort: str, seed: int
+    matches: Matches,
+    source: Image,
+    target: Image,
+    size: Size,
+    model: str,
+    multi_h: bool,
+    rules: str | None,
+    effort: str,
+    seed: int,
 ) -> Run:
     made = matches.run
     assert made is not None
     note = size_note(target, size)
     return Run(
         method=f"{made.method} + homographies + {model}",
-        options={"model": model, "multi_h": multi_h, "effort": effort, "features": made.options.get("features")},
+        options={
+            "model": model,
+            "multi_h": multi_h,
+            "rules": rules,
+            "effort": effort,
+            "features": made.options.get("features"),
+        },
         weights=made.weights,
         seed=seed,
         device=made.device,

@@ -12,7 +12,7 @@ from flowkit.errors import InputError, UsageError
 from flowkit.io.weights import metadata
 from flowkit.models.registry import ModelSpec, model_spec
 from flowkit.pipelines.dis import PRESETS, dis_flow, variational_refinement
-from flowkit.pipelines.match import match
+from flowkit.pipelines.match import FeatureChoice, match
 from flowkit.pipelines.network import Answer, Settings, check_settings, network_flow
 from flowkit.pipelines.prepare import Resize, load_pair, resized, resized_image, scaled_points, size_note, working_size
 from flowkit.pipelines.seeding import densify
@@ -202,7 +202,7 @@ def _initial(initial: np.ndarray, pair: tuple[Image, Image], size: Size) -> tupl
 
 
 def seed_matches(
-    image0: Image, image1: Image, features: str = SEED_FEATURES, device: str = "auto", seed: int = 0
+    image0: Image, image1: Image, features: FeatureChoice = SEED_FEATURES, device: str = "auto", seed: int = 0
 ) -> Matches:
     """Matches to seed a dense flow with: small images are searched at twice their size."""
     longest = max(*image0.size, *image1.size)

@@ -65,18 +65,25 @@ def warp_onto(picture: np.ndarray, matrix: np.ndarray, size: Size) -> tuple[np.n
     import cv2
 
     height, width = size
+    picture, matrix = unaliased(picture, matrix, size)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    warped = cv2.warpPerspective(picture, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    inside = np.full(picture.shape[:2], 255, np.uint8)
+    valid = cv2.warpPerspective(inside, matrix, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
+    return warped, valid
+
+
+def unaliased(picture: np.ndarray, matrix: np.ndarray, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """The picture and the matrix to sample it by on a grid of `size`: shrunk by area where that leaves pixels out."""
+    height, width = size
     centre = np.array([(width - 1) / 2, (height - 1) / 2, 1.0]) @ matrix.T
     spacing = np.sqrt(abs(np.linalg.det(matrix)) / max(abs(centre[2]), 1e-9) ** 3)
     if spacing > 1.5:
         full: Size = picture.shape[:2]
         shrunk: Size = max(8, round(full[0] / spacing)), max(8, round(full[1] / spacing))
         if shrunk[0] < full[0] and shrunk[1] < full[1]:
-            picture, matrix = resized(picture, shrunk), resize_matrix(full, shrunk) @ matrix
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    warped = cv2.warpPerspective(picture, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    inside = np.full(picture.shape[:2], 255, np.uint8)
-    valid = cv2.warpPerspective(inside, matrix, (width, height), flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
-    return warped, valid
+            return resized(picture, shrunk), resize_matrix(full, shrunk) @ matrix
+    return picture, matrix
 
 
 def fit_tukey(

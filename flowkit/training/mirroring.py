@@ -35,6 +35,8 @@ def mirrored(batch: PairBatch, number: int) -> PairBatch:
             "backward",
             "backward_valid",
             "backward_occlusion",
+            "unlit0",
+            "unlit1",
         )
         if getattr(batch, name) is not None
     }

@@ -11,6 +11,7 @@ from flowkit.training.glunet import GLUNET_RECIPES
 from flowkit.training.life import LIFE_RECIPE, LIFE_SMALL
 from flowkit.training.pyramid import PYRAMID_RECIPES
 from flowkit.training.raft_xfeat import RAFT_XFEAT
+from flowkit.training.ransac_flow import RANSAC_FLOW_RECIPES
 from flowkit.training.recipe import Recipe, Stage
 
 _CPU_STAGES = (
@@ -55,6 +56,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         "life-small": LIFE_SMALL,
         **PYRAMID_RECIPES,
         **GLUNET_RECIPES,
+        **RANSAC_FLOW_RECIPES,
         **_PUBLIC,
     }
 )
