@@ -113,7 +113,9 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
         method["initial"] = _flow_before(directory, inputs.image0.size)
         if method["initial"] is not None:
             method["init"] = "none"
-    result, status = flow.flow(inputs.image0, inputs.image1, **method), Status.OK
+    result = flow.flow(inputs.image0, inputs.image1, **method)
+    assert result.run is not None
+    status = Status(str(result.run.options.get("status", Status.OK)))
     if is_blank(inputs.image0) or is_blank(inputs.image1):
         unknown = np.full_like(result.uv, np.nan)
         result, status = (

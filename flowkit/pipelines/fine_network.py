@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from flowkit.models.finealign import FineAlign
 
+HALVES = {"fp16": "float16", "bf16": "bfloat16"}
+
 
 class FineNetwork:
     """A network as the fine stage's `PairFlow`; afterwards it knows what the provenance says of it."""
@@ -49,7 +51,9 @@ class FineAligner(FineNetwork):
 
         loaded = load_network(spec.name, settings.weights, resolve_device(device))
         self._module: FineAlign = loaded.module  # type: ignore[assignment]
-        self._device, self.weights, self.options = loaded.device, loaded.weights, {"precision": "fp32"}
+        self._device, self.weights = loaded.device, loaded.weights
+        self._half = HALVES.get(settings.precision)
+        self.options = {"precision": settings.precision if self._half else "fp32"}
         self._kept: dict[tuple[int, ...], tuple[np.ndarray, Tensor]] = {}
 
     def __call__(self, frame: np.ndarray, warped: np.ndarray, valid: np.ndarray) -> Motion:
@@ -57,7 +61,9 @@ class FineAligner(FineNetwork):
         import torch
 
         height, width = frame.shape[:2]
-        with torch.inference_mode():
+        half = None if self._half is None else getattr(torch, self._half)
+        kind = torch.device(self._device).type
+        with torch.inference_mode(), torch.autocast(kind, half, enabled=half is not None):
             found = self._module.between(self._of_target(frame), self._describe(warped))
         assert found.backward is not None
         assert found.confidence is not None

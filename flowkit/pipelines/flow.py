@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,8 @@ def flow(
     model's own way. `initial` (2, H, W) is a flow to start from in original pixels, NaN for unknown. Networks with GOCor give a
     `confidence` of their own. `bidirectional` adds `backward`, and to both directions the forward-backward confidence (in place
     of that) and the occlusion (UnFlow's criterion). Images of
-    different sizes are worked on at image0's. Raises InputError, UsageError, WeightsError.
+    different sizes are worked on at image0's. `ransac-flow` begins with homographies (`flowkit.pipelines.align`); where there
+    is none, all is NaN. Raises InputError, UsageError, WeightsError.
     """
     spec = model_spec(model)
     settings = Settings(weights, iterations, precision, tile, flip_test)
@@ -64,6 +66,8 @@ def flow(
     init = init or ("none" if initial is not None or _converted(weights) else spec.init)
     started = time.perf_counter()
     pair = load_pair(image0, image1)
+    if spec.coarse:
+        return _by_alignment(pair, settings, bidirectional, model=model, resize=resize, device=device, seed=seed)
     if spec.network:
         size = working_size(pair[0].size, resize)
         start: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
@@ -111,6 +115,31 @@ def flow(
     return _in_original_pixels(answer, pair, size, run)
 
 
+def _by_alignment(pair: tuple[Image, Image], settings: Settings, bidirectional: bool, **options: Any) -> Flow:
+    """By homographies and what a network makes of each (`flowkit.pipelines.align`); all of it NaN where there is none.
+
+    `run.options["status"]` says why.
+    """
+    from flowkit.pipelines.align import align
+
+    network: dict[str, Any] = {
+        "weights": settings.weights,
+        "precision": settings.precision,
+        "iterations": settings.iterations,
+    }
+    found = align(pair[1], pair[0], multi_h=True, **network, **options)
+    assert found.run is not None
+    run = replace(
+        found.run,
+        method=str(options["model"]),
+        options={**found.run.options, "bidirectional": bidirectional, "status": str(found.status)},
+    )
+    if not bidirectional:
+        return replace(found.flow, run=run)
+    back = align(pair[0], pair[1], multi_h=True, **network, **options)
+    return _both_ways(found.flow.uv, back.flow.uv, pair, run)
+
+
 def _converted(weights: str | Path | None) -> bool:
     """Whether the file holds weights of others, which were not trained to go on from a start."""
     return weights is not None and "converted_from" in metadata(weights)
@@ -120,6 +149,8 @@ def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str | 
     """UsageError for options that are unknown or that this model does not have."""
     if init not in (None, *INITS):
         raise UsageError(f"--init {init}: unknown; use one of {', '.join(INITS)}")
+    if spec.coarse and (initial is not None or init not in (None, "none") or settings.tile or settings.flip_test):
+        raise UsageError(f"--model {spec.name}: begins with homographies; leave --init, --tile and --flip-test out")
     if spec.network:
         if preset is not None:
             raise UsageError(f"--preset {preset}: {spec.name!r} has none; leave the option out")
@@ -213,7 +244,6 @@ def seed_matches(
 def _in_original_pixels(answer: Answer, pair: tuple[Image, Image], size: Size, run: Run) -> Flow:
     import torch
 
-    from flowkit.geometry.flow import confidence_from_error, forward_backward
     from flowkit.geometry.grids import resize_flow, resize_image
 
     size0, size1 = pair[0].size, pair[1].size
@@ -224,9 +254,18 @@ def _in_original_pixels(answer: Answer, pair: tuple[Image, Image], size: Size, r
         )
         return Flow(uv.numpy(), size1, None if confidence is None else confidence[0].numpy(), run=run)
     uv_back = resize_flow(torch.from_numpy(answer.backward), size1, size, size0)
+    return _both_ways(uv.numpy(), uv_back.numpy(), pair, run)
 
-    def judged(ab: torch.Tensor, ba: torch.Tensor, points_into: Size, other: Flow | None) -> Flow:
-        error, occluded = forward_backward(ab, ba)
-        return Flow(ab.numpy(), points_into, confidence_from_error(error).numpy(), occluded.numpy(), other, run)
 
+def _both_ways(uv: np.ndarray, uv_back: np.ndarray, pair: tuple[Image, Image], run: Run) -> Flow:
+    """A flow with the way back; confidence and occlusion of both from how they agree."""
+    import torch
+
+    from flowkit.geometry.flow import confidence_from_error, forward_backward
+
+    def judged(ab: np.ndarray, ba: np.ndarray, points_into: Size, other: Flow | None) -> Flow:
+        error, occluded = forward_backward(torch.from_numpy(ab), torch.from_numpy(ba))
+        return Flow(ab, points_into, confidence_from_error(error).numpy(), occluded.numpy(), other, run)
+
+    size0, size1 = pair[0].size, pair[1].size
     return judged(uv, uv_back, size1, judged(uv_back, uv, size0, None))
