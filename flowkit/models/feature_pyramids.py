@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from flowkit.errors import WeightsError
+from flowkit.backbones.vgg16 import VGG16Pyramid
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
-VGG16 = {1: (64, 64), 2: (128, 128), 3: (256, 256, 256), 4: (512, 512, 512)}
-"""Channels of the convolutions of VGG-16 (Simonyan and Zisserman, ICLR 2015) by the level at whose end they are pooled."""
+__all__ = ["OWN", "OwnPyramid", "VGG16Pyramid"]
+
 OWN = {1: 32, 2: 64, 3: 128, 4: 192}
 """Channels of our own pyramid by level."""
 
@@ -53,53 +50,3 @@ class OwnPyramid(nn.Module):
             if number in wanted:
                 found[number] = maps
         return found
-
-
-class VGG16Pyramid(nn.Module):
-    """VGG-16 up to conv4_3; level l ends with its max-pool (spec.md 6.1). It is meant to stay as ImageNet has taught it."""
-
-    channels: Mapping[int, int] = {level: widths[-1] for level, widths in VGG16.items()}
-
-    def __init__(self) -> None:
-        super().__init__()
-        levels, before = [], 3
-        for widths in VGG16.values():
-            layers: list[nn.Module] = []
-            for width in widths:
-                layers += [nn.Conv2d(before, width, 3, padding=1), nn.ReLU(inplace=True)]
-                before = width
-            levels.append(nn.Sequential(*layers, nn.MaxPool2d(2)))
-        self.levels = nn.ModuleList(levels)
-
-    def forward(self, images: Tensor, levels: Iterable[int]) -> dict[int, Tensor]:
-        """The features of those levels."""
-        wanted, found = set(levels), {}
-        mean, deviation = (images.new_tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
-        maps = (images - mean) / deviation
-        for number, level in enumerate(self.levels, start=1):
-            if number > max(wanted):
-                break
-            maps = level(maps)
-            if number in wanted:
-                found[number] = maps
-        return found
-
-    def load_torchvision(self, state: Mapping[str, Tensor]) -> None:
-        """Take the convolutions of torchvision's VGG-16 file (`features.N.weight`); WeightsError when one is missing."""
-        self.load_state_dict(from_torchvision(state))
-
-
-def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """torchvision's names, `features.{0, 2, 5, ...}`, as a VGG16Pyramid's; what comes after conv4_3 is left out."""
-    found: dict[str, Tensor] = {}
-    number = 0
-    for level, widths in enumerate(VGG16.values()):
-        for place in range(len(widths)):
-            for kind in ("weight", "bias"):
-                name = f"features.{number}.{kind}"
-                if name not in state:
-                    raise WeightsError(f"no VGG-16 of torchvision's: {name} is missing")
-                found[f"levels.{level}.{2 * place}.{kind}"] = state[name].to(torch.float32)
-            number += 2  # a ReLU after each
-        number += 1  # the pool
-    return found
