@@ -165,7 +165,8 @@ def localization(
 ) -> None:
     """Absolute poses: shares within (.25 m, 2 degrees), (.5 m, 5 degrees), (5 m, 10 degrees) of the true ones.
 
-    A pose is world to camera. An image without an estimate is wrong.
+    Also within (.5 m, 2 degrees), (1 m, 5 degrees), as RANSAC-Flow has them. A pose is world to camera. An image without an
+    estimate is wrong.
     """
     from flowkit.evaluation.localization import localization as measure
 

@@ -32,7 +32,7 @@ class ImageSets:
         Path | None,
         Option(
             metavar="DIR",
-            help="hloc's features.h5 and matches.h5 of --pairs; --colmap also a database.",
+            help="hloc's features.h5 and matches.h5 of --pairs; --colmap also a database. With --model its dense flow matches.",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -134,7 +134,9 @@ def run_localization(
     if database is not None:
         require_pycolmap("--colmap")
     pairs = unique_pairs((pair.name0, pair.name1) for pair in read_pairs(batch.pairs))
-    options = {key: value for key, value in method.items() if key != "device"}
+    options = {
+        key: str(value) if isinstance(value, Path) else value for key, value in method.items() if key != "device"
+    }
     root = batch.image_root or batch.pairs.parent
     export = LocalizationExport(directory, root, options, overwrite=output.overwrite)
     matcher = export.matcher(**method)

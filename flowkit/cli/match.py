@@ -64,7 +64,8 @@ def match(
 ) -> None:
     """Sparse matches between A and B: pairs of points in the pixels of both, with a score each.
 
-    Of features, or with --model of a dense flow, where there and back agree.
+    Of features, or with --model of a dense flow, where there and back agree; with --localize the flow matches the keypoints
+    of --features (xfeat).
 
     Writes matches.npz, matches.png and matches.json. With --reconstruct or --localize of a set of images instead: a COLMAP
     model, or hloc's files.
@@ -79,14 +80,19 @@ def match(
         **compute.arguments(),
     }
     if model is not None:
-        if sets.reconstruct is not None or sets.localize is not None:
-            raise UsageError("--model: matches pairs; for sets of images let it guide features with --guide MODEL")
-        if features is not None or matching.arguments():
+        if sets.reconstruct is not None:
+            raise UsageError("--model: not with --reconstruct; let it guide features there with --guide MODEL")
+        dense = options.Dense(model=model, weights=weights, iterations=iterations).arguments()
+        if sets.localize is not None:
+            if matching.guide is not None:
+                raise UsageError("--guide: leave it out, the flow of --model matches the keypoints of --features alone")
+            method |= dense
+        elif features is not None or matching.arguments():
             raise UsageError(
                 "--model: takes the place of features; leave --features, --guide and --feature-weights out"
             )
-        dense = options.Dense(model=model, weights=weights, iterations=iterations)
-        method = {"max_keypoints": max_keypoints, **dense.arguments(), **compute.arguments()}
+        else:
+            method = {"max_keypoints": max_keypoints, **dense, **compute.arguments()}
     elif weights is not None or iterations is not None:
         raise UsageError("--weights and --iters: only together with --model, whose they are")
     if sets.reconstruct is not None:

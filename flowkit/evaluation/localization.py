@@ -15,8 +15,8 @@ from flowkit.evaluation.metrics import rotation_error
 from flowkit.evaluation.protocols import PairResult, Row
 from flowkit.io.text import parse_numbers, read_lines
 
-THRESHOLDS = ((0.25, 2), (0.5, 5), (5, 10))
-"""Metres (the model's unit) and degrees that both have to hold: fine, medium, coarse."""
+THRESHOLDS = ((0.25, 2), (0.5, 5), (5, 10), (0.5, 2), (1, 5))
+"""Metres (the model's unit) and degrees that both have to hold: fine, medium, coarse; and RANSAC-Flow's fine and medium."""
 MISSING = "missing"
 _TASK = "localization"
 _QUATERNION_TOLERANCE = 1e-2

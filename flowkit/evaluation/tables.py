@@ -66,6 +66,8 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "within_0.25m_2deg": (".25 m 2° %", 100, 1),
     "within_0.5m_5deg": (".5 m 5° %", 100, 1),
     "within_5m_10deg": ("5 m 10° %", 100, 1),
+    "within_0.5m_2deg": (".5 m 2° %", 100, 1),
+    "within_1m_5deg": ("1 m 5° %", 100, 1),
     "position_error_median": ("position", 1, 3),
     "seconds": ("s/pair", 1, 2),
     "seconds_first": ("first s", 1, 2),

@@ -120,15 +120,15 @@ def guided_matches(
     pixel = float(np.mean(np.divide(images[1].size, work[1].size)))
     parts = []
     for matcher in matchers:
-        features0 = _at_size(matcher.extractor.extract(work[0]), images[0].size)
-        features1 = _at_size(matcher.extractor.extract(work[1]), images[1].size)
+        features0 = at_size(matcher.extractor.extract(work[0]), images[0].size)
+        features1 = at_size(matcher.extractor.extract(work[1]), images[1].size)
         parts.append(
             match_with_guide(matcher, features0, features1, guide.forward, guide.backward, radius=radius, pixel=pixel)
         )
     return merge(parts)
 
 
-def _at_size(features: Features, size: Size) -> Features:
+def at_size(features: Features, size: Size) -> Features:
     """The same features in the pixels of their image at another size."""
     if features.size == size:
         return features

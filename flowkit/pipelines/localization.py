@@ -25,6 +25,7 @@ from flowkit.io.colmap import Intrinsics, export_database
 from flowkit.io.hloc import pairs_in, read_hloc, write_hloc_pairs
 from flowkit.io.images import read_image
 from flowkit.io.pairs import Pair, read_pairs, write_pairs
+from flowkit.pipelines.dense_keypoints import DenseSetMatcher
 from flowkit.pipelines.image_set import Names, SetMatcher
 from flowkit.types import Features, Image, Matches, Size, Status
 
@@ -68,9 +69,10 @@ class LocalizationExport:
         """Whether an earlier run has matched this pair, whichever way round."""
         return pair in self.done or pair[::-1] in self.done or self._file("pairs", pair).exists()
 
-    def matcher(self, **options: Any) -> SetMatcher:
-        """A matcher that keeps features in the work folder."""
-        return SetMatcher(store=FeatureFiles(self.work / "features"), **options)
+    def matcher(self, **options: Any) -> SetMatcher | DenseSetMatcher:
+        """A matcher that keeps features in the work folder: with a `model` that of its dense flow."""
+        kind = DenseSetMatcher if "model" in options else SetMatcher
+        return kind(store=FeatureFiles(self.work / "features"), **options)
 
     def images(self) -> Callable[[str], Image]:
         """Reads images by their name in the list, some of them held in memory."""
@@ -136,7 +138,7 @@ class LocalizationExport:
 
 
 def export_matches(
-    pairs: Sequence[Names], export: LocalizationExport, matcher: SetMatcher
+    pairs: Sequence[Names], export: LocalizationExport, matcher: SetMatcher | DenseSetMatcher
 ) -> Iterator[tuple[Names, FlowkitError | None]]:
     """Match what is not there yet, and give each of `pairs` with what went wrong: an image that cannot be read, or nothing.
 

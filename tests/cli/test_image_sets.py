@@ -57,6 +57,28 @@ def test_localize_leaves_out_what_it_cannot_read(photos, tmp_path):
     assert (tmp_path / "out/pairs.txt").read_text() == "db/0.png db/1.png\n"
 
 
+def test_localize_by_a_dense_flow(photos, tmp_path, capsys):
+    lines = ["db/0.png db/1.png", "query/2.png db/0.png"]
+    dense = ["--model", "dis", "--max-keypoints", "200"]
+    assert localize(photos, tmp_path / "out", lines, *dense) == 0
+    files = tmp_path / "out/features.h5", tmp_path / "out/matches.h5"
+    first, second = (read_hloc(*files, *line.split()) for line in lines)
+    np.testing.assert_array_equal(first.keypoints0, second.keypoints1)
+    for found, moved in ((first, (-6, -4)), (second, (12, 8))):
+        assert len(found) > 50
+        vectors = found.points1 - found.points0
+        np.testing.assert_allclose(np.median(vectors, axis=0), moved, atol=0.1)
+        assert np.linalg.norm(vectors - moved, axis=1).max() < 6  # whatever their descriptors say
+    assert localize(photos, tmp_path / "out", lines, *dense, "--model", "raft-xfeat") == 2
+    assert "model: dis, now raft-xfeat" in capsys.readouterr().err
+    assert localize(photos, tmp_path / "other", lines, *dense, "--guide", "dis") == 2
+    assert "--guide" in capsys.readouterr().err
+    assert localize(photos, tmp_path / "other", lines, *dense, "--features", "xfeat*") == 2
+    assert "xfeat*" in capsys.readouterr().err
+    assert run(["match", "--reconstruct", str(tmp_path / "r"), "--sequence", str(photos), "--model", "dis"]) == 2
+    assert "--reconstruct" in capsys.readouterr().err
+
+
 def test_localize_refuses(photos, tmp_path, capsys):
     line = ["db/0.png db/1.png"]
     assert localize(photos, tmp_path / "out", line) == 0

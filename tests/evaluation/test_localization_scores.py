@@ -45,6 +45,7 @@ def test_both_thresholds_have_to_hold_and_a_missing_image_is_wrong(tmp_path):
     assert row.values["within_0.25m_2deg"] == 1 / 5
     assert row.values["within_0.5m_5deg"] == 2 / 5
     assert row.values["within_5m_10deg"] == 3 / 5
+    assert row.values["within_0.5m_2deg"] == 1 / 5 and row.values["within_1m_5deg"] == 2 / 5  # RANSAC-Flow's
     assert row.values["failed"] == 1 and row.values["pairs"] == 5
     assert [result.status for result in results] == ["ok"] * 4 + ["missing"]
     assert set(row.values) <= set(COLUMNS) and "5 m 10° %" in [c.header for c in screen_table([row]).columns]
