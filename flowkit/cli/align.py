@@ -11,6 +11,7 @@ import typer
 from typer import Argument, Option
 
 from flowkit.cli import options, pairwise, report
+from flowkit.cli.masks import Masks, turned
 from flowkit.cli.options import METHOD, Effort, grouped
 from flowkit.errors import EXIT_NO_GEOMETRY, EXIT_OK, EXIT_PARTIAL_BATCH, FlowkitError, InputError, UsageError
 
@@ -30,36 +31,58 @@ def align(
     multi_h: Annotated[
         bool, Option("--multi-h", help="Several homographies, for scenes of several planes.", rich_help_panel=METHOD)
     ] = False,
+    rules: Annotated[
+        str | None,
+        Option(
+            help="ransac-flow: join homographies as in its code (official), its paper (paper) or for driving (kitti).",
+            rich_help_panel=METHOD,
+        ),
+    ] = None,
     features: options.Features = None,
     effort: options.EffortOption = Effort.NORMAL,
     group: Annotated[
         Path | None, Option(metavar="FOLDER", help="Bring every picture of a folder onto the one given by --to.")
     ] = None,
     to: Annotated[Path | None, Option(metavar="REF", help="With --group: the picture that stays.")] = None,
+    transfer: Annotated[
+        str | None,
+        Option(
+            metavar="MASK|x,y,w,h",
+            help="Also transfer.png: TARGET with SOURCE's texture in this region (white in a mask file, or a box).",
+        ),
+    ] = None,
     max_flow: options.MaxFlow = None,
     legend: options.Legend = False,
     *,
     dense: options.Dense,
+    masks: Masks,
+    feature_files: options.FeatureFiles,
     compute: options.Compute,
     output: options.Output,
     batch: options.Batch,
 ) -> None:
     """Bring SOURCE onto TARGET. The flow lives on TARGET's grid and points into SOURCE: aligned(p) = SOURCE(p + flow(p)).
 
-    Writes aligned.png, blend.png, blink.gif, flow.flo, flow.png, confidence.png and align.json; its homographies map TARGET to
-    SOURCE. With --group: one aligned picture for each of the folder, average.png, average_before.png and group.json.
+    Writes aligned.png, blend.png, blink.gif, flow.flo, flow.png, confidence.png, regions.png (which homography each pixel
+    follows) and align.json; its homographies map TARGET to SOURCE. With --group: one aligned picture for each of the folder,
+    averages before, by homographies, and after, an animation of them, and group.json.
     """
     report.start(output.verbose, output.quiet)
     method = {
         **dense.arguments(),
         **compute.arguments(),
+        **masks.arguments(),
+        **feature_files.arguments(),
         "multi_h": multi_h,
+        "rules": rules,
         "features": features,
         "effort": effort.value,
     }
     if group is None and to is None:
-        writing = {"pictures": output.pictures, "max_flow": max_flow, "legend": legend}
+        writing = {"pictures": output.pictures, "max_flow": max_flow, "legend": legend, "transfer": transfer}
         pairwise.run(pairwise.job("align", method, writing), source, target, output, batch)
+    if transfer is not None:
+        raise UsageError("--transfer: for one pair of pictures, not with --group")
     if group is None or to is None:
         raise UsageError("--group FOLDER and --to REF: give both")
     if source is not None or batch.pairs is not None:
@@ -70,11 +93,15 @@ def align(
 
 def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcome:
     """One pair."""
-    from flowkit.pipelines import align, outputs
+    from flowkit.pipelines import align, align_outputs
+    from flowkit.pipelines.transfer import read_region
 
-    result = align.align(inputs.image0, inputs.image1, **job.method)
-    return outputs.write_align_results(
-        directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing
+    writing = dict(job.writing)
+    choice = writing.pop("transfer")
+    region = None if choice is None else read_region(choice, inputs.image1.size)
+    result = align.align(inputs.image0, inputs.image1, **turned(inputs, job.method))
+    return align_outputs.write_align_results(
+        directory, result, inputs.image0, inputs.image1, transfer=region, command=job.arguments, **writing
     )
 
 

@@ -121,7 +121,31 @@ class Compute:
 
 
 @dataclass(frozen=True)
-class Matching:
+class FeatureFiles:
+    """The weights files that some features need."""
+
+    feature_weights: Annotated[
+        list[str] | None,
+        Option(
+            metavar="NAME=FILE",
+            help="Your weights file of superpoint, r2d2, vgg16, resnet50, moco or conv4; may be repeated.",
+            rich_help_panel=METHOD,
+        ),
+    ] = None
+
+    def arguments(self) -> dict[str, Any]:
+        """As the pipelines take them, only what was given."""
+        files = {}
+        for text in self.feature_weights or ():
+            name, separator, file = text.partition("=")
+            if not (name and separator and file):
+                raise UsageError(f"--feature-weights {text}: give NAME=FILE, for example r2d2=r2d2_WASF_N16.pt")
+            files[name] = file
+        return {"feature_weights": files} if files else {}
+
+
+@dataclass(frozen=True)
+class Matching(FeatureFiles):
     """What leads the matching of features, and the weights files that some of them need."""
 
     guide: Annotated[
@@ -136,27 +160,13 @@ class Matching:
         float | None,
         Option(metavar="PX", help="Pixels around the guide's prediction looked at first; 5.", rich_help_panel=METHOD),
     ] = None
-    feature_weights: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME=FILE",
-            help="Your weights file of superpoint or r2d2; may be repeated.",
-            rich_help_panel=METHOD,
-        ),
-    ] = None
 
     def arguments(self) -> dict[str, Any]:
         """As the pipelines take them, only what was given."""
         if self.guide_radius is not None and self.guide is None:
             raise UsageError(f"--guide-radius {self.guide_radius:g}: only together with --guide MODEL")
-        files = {}
-        for text in self.feature_weights or ():
-            name, separator, file = text.partition("=")
-            if not (name and separator and file):
-                raise UsageError(f"--feature-weights {text}: give NAME=FILE, for example r2d2=r2d2_WASF_N16.pt")
-            files[name] = file
-        given = {"guide": self.guide, "guide_radius": self.guide_radius, "feature_weights": files or None}
-        return {name: value for name, value in given.items() if value is not None}
+        given = {"guide": self.guide, "guide_radius": self.guide_radius}
+        return {**super().arguments(), **{name: value for name, value in given.items() if value is not None}}
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,20 @@ from flowkit.models.registry import model_spec
 from flowkit.pipelines.fine import MARGIN, Layer, dis_pair, fine_layer, join
 from flowkit.pipelines.fine_network import FineAligner, FineNetwork
 from flowkit.pipelines.flow import SEED_FEATURES, seed_matches
-from flowkit.pipelines.homography import EFFORTS, default_threshold, find
-from flowkit.pipelines.match import FeatureChoice, chosen_features
+from flowkit.pipelines.homography import EFFORTS, default_threshold, find, from_matches
+from flowkit.pipelines.masks import MaskChoice, Masks, allowed, chosen_masks, masked_matches
+from flowkit.pipelines.match import FeatureChoice, chosen_features, match
 from flowkit.pipelines.multi_homography import RULES, aggregated, homographies_in_turn
 from flowkit.pipelines.network import Settings
 from flowkit.pipelines.prepare import Resize, load_pair, resized_image, scaled_points, size_note, working_size
 from flowkit.pipelines.refinement import project, resize_matrix
-from flowkit.types import Alignment, Flow, Image, Matches, Run, Size, Status
+from flowkit.types import Alignment, Flow, Homography, Image, Matches, Run, Size, Status
 
 MAX_PIXELS = 2e6
 """Working size of the fine stage; the coarse stage and the result are at the original one."""
 MAX_HOMOGRAPHIES = 10
+_OTHER = {"mask0": "mask1", "mask1": "mask0"}
+"""`align` counts SOURCE first, what is below it TARGET."""
 SHORT_SIDE = 480
 """Pixels, of the picture that RANSAC-Flow's network looks at."""
 
@@ -49,6 +52,8 @@ def align(
     features: FeatureChoice | None = None,
     feature_weights: Mapping[str, str | Path] | None = None,
     effort: str = "normal",
+    mask0: MaskChoice = None,
+    mask1: MaskChoice = None,
     resize: Resize = None,
     device: str = "auto",
     seed: int = 0,
@@ -59,8 +64,9 @@ def align(
     scenes with depth. `model` is the dense method of the fine stage: `ransac-flow`, which was made for it and knows what
     matches, `dis`, or another network, with `weights`, `precision` and `iterations` as for `flow`. `rules` (official, paper,
     kitti; only with ransac-flow) joins homographies as the paper or its code does (`flowkit.pipelines.multi_homography`)
-    instead of by error and cost. Homographies are target -> source. Confidence is 0 where the two directions of the fine flow
-    disagree or the way leaves SOURCE. Without a reliable homography the status says why and all of the flow is NaN.
+    instead of by error and cost. `mask0` of SOURCE and `mask1` of TARGET (`flowkit.pipelines.masks`) say where matches may
+    lie; elsewhere the confidence is 0, as it is where the two directions of the fine flow disagree or the way leaves SOURCE.
+    Homographies are target -> source. Without a reliable one the status says why and all of the flow is NaN.
     """
     network = fine_network(model, Settings(weights, iterations, precision), device)
     if effort not in EFFORTS:
@@ -71,25 +77,20 @@ def align(
         features = chosen_features(features, feature_weights)
     started = time.perf_counter()
     source_image, target_image = load_pair(source, target)
-    threshold = default_threshold(source_image.size, target_image.size)
-    found = find(
-        target_image,
-        source_image,
-        features=features,
-        effort=effort,
-        threshold=threshold,
-        device=device,
-        seed=seed,
-        turn=True,
-    )
+    masks = chosen_masks((target_image, source_image), mask1, mask0)
+    threshold = default_threshold(source_image.size, target_image.size, features=features)
+    found = _coarse(target_image, source_image, masks, threshold, features, effort, device, seed)
     coarse_done = time.perf_counter()
     size = fine_size(target_image.size, resize, network)
     run = _run(found.matches, source_image, target_image, size, model, multi_h, rules, effort, seed)
+    if said := masks.provenance:
+        run = replace(run, options={**run.options, **{_OTHER[name]: value for name, value in said.items()}})
     if found.matrix is None:
         return _failed(found.status, found.matches, source_image, target_image, run)
     matches = found.matches
     if multi_h:
         matches = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
+        matches = masked_matches(matches, masks)
         run = replace(run, weights={**run.weights, **(matches.run.weights if matches.run else {})})
     fine = FineStage(target_image, source_image, size, network)
     if rules is not None:
@@ -104,8 +105,7 @@ def align(
     if network is not None:
         run = replace(run, weights={**run.weights, **network.weights}, options={**run.options, **network.options})
     flow, regions = original_flow(joined.residual, joined.choice, models, size, target_image.size)
-    inside = Flow(flow, source_image.size).inside
-    confidence = _enlarged(joined.confidence, target_image.size) * inside
+    confidence = _enlarged(joined.confidence, target_image.size) * allowed(Flow(flow, source_image.size), masks)
     seconds = {"coarse": coarse_done - started, "fine": time.perf_counter() - coarse_done}
     return Alignment(
         flow=Flow(flow, source_image.size, confidence.astype(np.float32), (confidence < 0.05), run=run),
@@ -116,6 +116,41 @@ def align(
         matches=found.matches,
         run=replace(run, seconds={**run.seconds, **seconds, "total": time.perf_counter() - started}),
     )
+
+
+def _coarse(
+    target: Image,
+    source: Image,
+    masks: Masks,
+    threshold: float,
+    features: FeatureChoice | None,
+    effort: str,
+    device: str,
+    seed: int,
+) -> Homography:
+    """The first homography. With masks from the matches that they leave, without a look at the pictures turned or zoomed."""
+    if not masks.provenance:
+        return find(
+            target,
+            source,
+            features=features,
+            effort=effort,
+            threshold=threshold,
+            device=device,
+            seed=seed,
+            turn=True,
+        )
+    matches = masked_matches(match(target, source, features=features, device=device, seed=seed), masks)
+    return from_matches(matches, threshold, seed)
+
+
+def coarse_flow(alignment: Alignment) -> np.ndarray:
+    """(2, H, W): the flow of an alignment's homographies alone, each where it holds; NaN without any."""
+    size = alignment.flow.size
+    if not alignment.homographies:
+        return np.full((2, *size), np.nan, np.float32)
+    still = np.zeros((*size, 2), np.float32)
+    return original_flow(still, np.maximum(alignment.regions, 0), alignment.homographies, size, size)[0]
 
 
 def further_homographies(matches: Matches, first: np.ndarray, threshold: float, seed: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from flowkit.errors import InputError
 from flowkit.pipelines.align import align
 from flowkit.pipelines.flow import flow
-from flowkit.pipelines.masks import EVERYTHING, MaskChoice, Masks, chosen_masks, shows
+from flowkit.pipelines.masks import EVERYTHING, MaskChoice, Masks, allowed, chosen_masks
 from flowkit.pipelines.prepare import load_pair
 from flowkit.types import Flow, Matches
 
@@ -46,7 +46,15 @@ def dense_matches(
     return spread_matches(replace(found, run=run), usable(found, TRUSTED, masks), max_keypoints or MOST, model)
 
 
-def aligned_flow(image0: object, image1: object, *, model: str | None = None, **options: Any) -> Flow:
+def aligned_flow(
+    image0: object,
+    image1: object,
+    *,
+    model: str | None = None,
+    mask0: MaskChoice = None,
+    mask1: MaskChoice = None,
+    **options: Any,
+) -> Flow:
     """The flow image0 -> image1 by `align` with several homographies: on image0's grid, with its confidence.
 
     It finds what is too far or turned too much for a dense method alone. `model` is the dense method of its fine stage
@@ -54,7 +62,8 @@ def aligned_flow(image0: object, image1: object, *, model: str | None = None, **
     `align` does.
     """
     chosen: dict[str, Any] = {} if model is None else {"model": model}
-    return align(image1, image0, multi_h=True, **chosen, **options).flow  # its flow lives on the target's grid
+    # Its flow lives on the target's grid, and its first mask is the source's.
+    return align(image1, image0, multi_h=True, mask0=mask1, mask1=mask0, **chosen, **options).flow
 
 
 def usable(flow: Flow, least: float, masks: Masks = EVERYTHING) -> np.ndarray:
@@ -65,13 +74,7 @@ def usable(flow: Flow, least: float, masks: Masks = EVERYTHING) -> np.ndarray:
     if flow.confidence is None:
         raise InputError("the flow has no confidence; compute it with bidirectional=True, or by align")
     with np.errstate(invalid="ignore"):  # NaN is not confident
-        keep = flow.inside & (flow.confidence >= least)
-    if masks.mask0 is not None:
-        keep &= masks.mask0
-    if masks.mask1 is not None:
-        y, x = np.nonzero(keep)
-        keep[y, x] = shows(masks.mask1, np.column_stack([x, y]) + flow.uv[:, y, x].T)
-    return keep
+        return allowed(flow, masks) & (flow.confidence >= least)
 
 
 def spread_matches(flow: Flow, keep: np.ndarray, most: int, origin: str) -> Matches:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from flowkit.io.images import as_image
-from flowkit.pipelines.align import align
+from flowkit.pipelines.align import align, coarse_flow
 from flowkit.pipelines.prepare import resized
 from flowkit.pipelines.warp import warp
 from flowkit.types import Alignment, Image, Size, Status, Warped
 
 
-def align_group(
-    sources: Iterable[object], target: object, **options: Any
-) -> Iterator[tuple[Image, Alignment, Warped | None]]:
-    """Each source with its alignment onto `target` and its warped picture (None when the alignment failed), one at a time.
+@dataclass(frozen=True)
+class Aligned:
+    """One picture of a set; `warped` is it on the target's grid, `coarse` by the homographies alone, None if that failed."""
+
+    image: Image
+    alignment: Alignment
+    warped: Warped | None = None
+    coarse: Warped | None = None
+
+
+def align_group(sources: Iterable[object], target: object, **options: Any) -> Iterator[Aligned]:
+    """Each source aligned onto `target`, one at a time.
 
     `options` are those of `align`. Pixels that the source does not show are not valid in the warped picture.
     """
@@ -25,8 +34,11 @@ def align_group(
     for source in sources:
         image = as_image(source)
         alignment = align(image, reference, **options)
-        moved = warp(image, flow=alignment.flow) if alignment.status is Status.OK else None
-        yield image, alignment, moved
+        if alignment.status is Status.OK:
+            coarse = warp(image, flow=coarse_flow(alignment))
+            yield Aligned(image, alignment, warp(image, flow=alignment.flow), coarse)
+        else:
+            yield Aligned(image, alignment)
 
 
 class Average:

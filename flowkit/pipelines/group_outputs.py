@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from flowkit.io import results
+from flowkit.io.atomic import write_bytes
 from flowkit.io.schema import GroupImage
-from flowkit.pipelines.group import Average
+from flowkit.pipelines.group import Aligned, Average
 from flowkit.pipelines.outputs import Outcome, Writer, write_pixels
-from flowkit.types import Alignment, Image, Run, Status, Warped
+from flowkit.types import Image, Run, Status
+from flowkit.viz import animation
 
 
 def write_group_results(
     directory: Path,
-    aligned: Iterable[tuple[Image, Alignment, Warped | None]],
+    aligned: Iterable[Aligned],
     target: Image,
     refused: Sequence[tuple[Path, str]] = (),
     *,
@@ -25,32 +27,40 @@ def write_group_results(
     command: Sequence[str] = (),
     pictures: bool = True,
 ) -> Outcome:
-    """aligned-NAME.png of each image, average.png and average_before.png (both with the target in them), group.json.
+    """aligned-NAME.png of each image, average.png, average_coarse.png, average_before.png, average.gif, group.json.
 
-    `average_before` is made of the same images, merely resized. `refused` fills up while `aligned` is consumed.
+    All averages have the target in them. `average_before` is made of the same images, merely resized, `average_coarse` of
+    them brought over by homographies alone; average.gif shows the three in turn. `refused` fills up while `aligned` is
+    consumed.
     """
     started = time.perf_counter()
     write = Writer(directory, "group", pictures)
-    before, after = Average(target.size), Average(target.size)
-    before.add(target.rgb8)
-    after.add(target.rgb8)
+    before, coarse, after = averages = tuple(Average(target.size) for _ in range(3))
+    for average in averages:
+        average.add(target.rgb8)
     images: list[GroupImage] = []
     runs: list[Run] = []
     used: set[str] = set()
-    for image, alignment, warped in aligned:
-        file = None
-        if warped is not None:
+    for one in aligned:
+        image, alignment, file = one.image, one.alignment, None
+        if one.warped is not None and one.coarse is not None:
             file = _file_name(image, used)
-            write_pixels(write.path(file), warped.pixels)
+            write_pixels(write.path(file), one.warped.pixels)
             before.add(image.rgb8)
-            after.add(Image(warped.pixels).rgb8, warped.valid)
+            for average, moved in ((coarse, one.coarse), (after, one.warped)):
+                average.add(Image(moved.pixels).rgb8, moved.valid)
         images.append(results.group_image(alignment, image.name, file))
         runs += [alignment.run] if alignment.run else []
     images += [results.unreadable_image(str(path), message) for path, message in refused]
     good = sum(image.status is Status.OK for image in images)
     if good:
-        write.picture("average.png", after.picture())
-        write.picture("average_before.png", before.picture())
+        stages = {"before": before.picture(), "homographies": coarse.picture(), "aligned": after.picture()}
+        write.picture("average.png", stages["aligned"])
+        write.picture("average_coarse.png", stages["homographies"])
+        write.picture("average_before.png", stages["before"])
+        if pictures:
+            frames = animation.in_turn(list(stages.values()), labels=list(stages), duration_ms=900)
+            write_bytes(write.path("average.gif"), frames)
     run = replace(_run(runs, method), seconds={"total": time.perf_counter() - started})
     record = results.group_record(images, target.name, target.size, write.names, command, run=run)
     lines = [f"align {len(images)} images onto {target.name}: {good} aligned"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from flowkit.errors import InputError
 from flowkit.io.images import as_image, read_image
-from flowkit.types import Image, Matches, Size
+from flowkit.types import Flow, Image, Matches, Size
 
 MaskChoice = str | Path | np.ndarray | None
 """A picture file (white = use), `auto`, an array (H, W), True or above half of its range = use, or None: all is used."""
@@ -91,6 +91,17 @@ def masked_matches(matches: Matches, masks: Masks) -> Matches:
         name: value[keep] for name in ("origin", "inliers", "stage") if (value := getattr(matches, name)) is not None
     }
     return replace(matches, pairs=matches.pairs[keep], scores=matches.scores[keep], **optional)
+
+
+def allowed(flow: Flow, masks: Masks) -> np.ndarray:
+    """(H, W) bool on the flow's grid, which is mask0's: known, inside the other image, and allowed by both masks."""
+    keep = flow.inside
+    if masks.mask0 is not None:
+        keep &= masks.mask0
+    if masks.mask1 is not None:
+        y, x = np.nonzero(keep)
+        keep[y, x] = shows(masks.mask1, np.column_stack([x, y]) + flow.uv[:, y, x].T)
+    return keep
 
 
 def _white(mask: Image) -> np.ndarray:

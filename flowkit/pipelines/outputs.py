@@ -13,27 +13,40 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flowkit.errors import OutputError, UsageError
 from flowkit.io import results
-from flowkit.io.atomic import remove_stale, write_bytes
+from flowkit.io.atomic import remove_stale
 from flowkit.io.flow_files import write_flow
 from flowkit.io.images import write_image
-from flowkit.types import Alignment, Flow, Homography, Image, Matches, RelativePose, Status, Warped
-from flowkit.viz import animation, flow_colors, maps, overlays
+from flowkit.types import Flow, Homography, Image, Matches, RelativePose, Status, Warped
+from flowkit.viz import flow_colors, maps
 from flowkit.viz import matches as drawings
+
+if TYPE_CHECKING:
+    from flowkit.pipelines.point_cloud import PointCloud
 
 FILES = {
     "flow": ("flow.flo", "flow.png", "backward.flo", "confidence.png", "occlusion.png", "flow.json"),
     "match": ("matches.npz", "points.json", "features.h5", "matches.h5", "matches.png", "matches.json"),
     "homography": ("homography.png", "homography.json"),
-    "pose": ("pose.png", "pose.json"),
-    "align": ("aligned.png", "blend.png", "blink.gif", "flow.flo", "flow.png", "confidence.png", "align.json"),
+    "pose": ("pose.png", "two_view.ply", "pose.json"),
+    "align": (
+        "aligned.png",
+        "blend.png",
+        "blink.gif",
+        "flow.flo",
+        "flow.png",
+        "confidence.png",
+        "regions.png",
+        "transfer.png",
+        "align.json",
+    ),
     "warp": ("warped.png", "occlusion.png", "warp.json"),
-    "group": ("average.png", "average_before.png", "group.json"),
+    "group": ("average.png", "average_coarse.png", "average_before.png", "average.gif", "group.json"),
 }
 """What each verb writes; the JSON comes last."""
 
@@ -126,10 +139,12 @@ class Writer:
         if self.pictures:
             write_image(self.path(name), pixels)
 
-    def finish(self, status: Status, record: Any, *summary: str) -> Outcome:
-        """Write the JSON and say what was done."""
+    def finish(self, status: Status, record: Any, *summary: str, besides: str | None = None) -> Outcome:
+        """Write the JSON and say what was done; `besides` is said whatever the status."""
         if status is not Status.OK:
             summary = (f"{self.verb}: no reliable geometry: {_REASONS[status]}",)
+        if besides is not None:
+            summary = (*summary, besides)
         results.write_json(self.path(FILES[self.verb][-1]), record)
         return Outcome(status, json.loads(results.to_json(record)), summary, tuple(self.files))
 
@@ -228,8 +243,9 @@ def write_pose_results(
     *,
     command: Sequence[str] = (),
     pictures: bool = True,
+    cloud: PointCloud | None = None,
 ) -> Outcome:
-    """pose.png, pose.json."""
+    """pose.png, two_view.ply if there are points, pose.json."""
     write = Writer(directory, "pose", pictures)
     summary = [f"pose {image0.name} -> {image1.name}: {_inliers(pose.matches)}"]
     if pose.R is not None and pose.t is not None and pose.status is Status.OK:
@@ -238,44 +254,14 @@ def write_pose_results(
         summary.append(f"  rotation {angle:.2f} degrees, translation direction {np.array2string(pose.t, precision=3)}")
         if pose.epipolar_error is not None:
             summary.append(f"  median epipolar error {pose.epipolar_error:.2f} px, degeneracy {pose.degeneracy}")
-    record = results.pose_record(pose, image0.name, image1.name, write.names, command)
-    return write.finish(pose.status, record, *summary)
-
-
-def write_align_results(
-    directory: Path,
-    alignment: Alignment,
-    source: Image,
-    target: Image,
-    *,
-    command: Sequence[str] = (),
-    pictures: bool = True,
-    max_flow: float | None = None,
-    legend: bool = False,
-) -> Outcome:
-    """aligned.png, blend.png, blink.gif, flow.flo, flow.png, confidence.png, align.json."""
-    from flowkit.pipelines.warp import warp
-
-    write = Writer(directory, "align", pictures)
-    if alignment.status is Status.OK:
-        write_flow(write.path("flow.flo"), alignment.flow.uv)
-        if pictures:
-            warped = warp(source, flow=alignment.flow.uv)
-            write_pixels(write.path("aligned.png"), warped.pixels)
-            aligned8, target8 = Image(warped.pixels).rgb8, target.rgb8
-            write.picture("blend.png", overlays.blend(aligned8, target8, valid=warped.valid))
-            filled = np.where(warped.valid[..., None], aligned8, overlays.dimmed(target8))
-            write_bytes(write.path("blink.gif"), animation.blink(filled, target8, labels=("aligned", "target")))
-            write.picture("flow.png", flow_picture(alignment.flow.uv, max_flow, legend))
-            if alignment.flow.confidence is not None:
-                write.picture("confidence.png", maps.confidence_picture(alignment.flow.confidence))
-    record = results.align_record(alignment, source.name, target.name, write.names, command)
-    count = len(alignment.homographies)
-    summary = (
-        f"align {source.name} onto {target.name}: {count} homograph{'y' if count == 1 else 'ies'}, "
-        f"{sum(alignment.inliers)} inliers, {alignment.flow.inside.mean():.0%} of the target covered"
-    )
-    return write.finish(alignment.status, record, summary)
+    info = line = None
+    if cloud is not None:
+        info = results.PointCloudInfo(points=len(cloud), reason=cloud.reason)
+        line = f"  {len(cloud)} points" if cloud.reason is None else f"  no two_view.ply: {cloud.reason}"
+        if cloud.reason is None:
+            cloud.write(write.path("two_view.ply"), image0.name, image1.name)
+    record = results.pose_record(pose, image0.name, image1.name, write.names, command, cloud=info)
+    return write.finish(pose.status, record, *summary, besides=line)
 
 
 def write_warp_results(

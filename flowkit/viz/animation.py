@@ -22,9 +22,20 @@ def blink(
     max_side: int = 640,
 ) -> bytes:
     """An endless animation of a and b, (H, W, 3) uint8 of one size, shrunk to `max_side`; always the same bytes."""
-    canvas.same_size(a, b)
-    frames = [canvas.fit_within(picture, max_side) for picture in (a, b)]
-    for frame, label in zip(frames, labels or (), strict=False):
+    return in_turn((a, b), fmt, duration_ms, labels or (), max_side)
+
+
+def in_turn(
+    pictures: Sequence[np.ndarray],
+    fmt: str = "gif",
+    duration_ms: int = 500,
+    labels: Sequence[str] = (),
+    max_side: int = 640,
+) -> bytes:
+    """The same of any number of pictures."""
+    canvas.same_size(*pictures)
+    frames = [canvas.fit_within(picture, max_side) for picture in pictures]
+    for frame, label in zip(frames, labels, strict=False):
         canvas.draw_text(frame, label)
     return encode_frames(frames, fmt, duration_ms)
 
