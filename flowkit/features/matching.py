@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from flowkit.features.base import Extractor, PairMatcher
 
 CHUNK = 2048
-"""Rows of the similarity matrix held at a time."""
+"""Rows of the similarity matrix held at a time ..."""
+ELEMENTS = 16_000_000
+"""... and its elements, 64 MB, where there are so many columns that this makes fewer rows."""
 SEPARATION = 10.0
 """Pixels from a match beyond which another keypoint is a rival of it."""
 SAME_PLACE = 1.5
@@ -50,22 +52,8 @@ def match_descriptors(
         return label(features0, features1, np.zeros((0, 2), np.int64), np.zeros(0, np.float32), features0.name)
     descriptors0 = torch.from_numpy(features0.descriptors).to(device)
     descriptors1 = torch.from_numpy(features1.descriptors).to(device)
-    best = torch.full((count1,), -2.0, device=device)
-    nearest, scores = [], []
-    for start in range(0, count0, CHUNK):
-        similarity = descriptors0[start : start + CHUNK] @ descriptors1.T
-        score, index = similarity.max(dim=1)
-        nearest.append(index)
-        scores.append(score)
-        if mutual:
-            best = torch.maximum(best, similarity.amax(dim=0))  # an argmax over columns costs ten times as much
-    index1, score = torch.cat(nearest), torch.cat(scores)
+    index1, score, keep = nearest_neighbours(descriptors0, descriptors1, mutual=mutual)
     index0 = torch.arange(count0, device=device)
-    keep = score == best[index1] if mutual else torch.ones_like(index0, dtype=torch.bool)
-    if mutual:  # of equals the first
-        first = torch.full_like(best, count0, dtype=torch.long)
-        first.scatter_reduce_(0, index1[keep], index0[keep], "amin")
-        keep &= first[index1] == index0
     if min_score is not None:
         keep &= score >= min_score
     if free is not None:
@@ -78,6 +66,35 @@ def match_descriptors(
     pairs = torch.stack([index0[keep], index1[keep]], dim=1).cpu().numpy()
     kept = score[keep].clamp(0, 1).cpu().numpy()
     return label(features0, features1, pairs, kept, features0.name)
+
+
+def nearest_neighbours(
+    descriptors0: torch.Tensor, descriptors1: torch.Tensor, *, mutual: bool = True
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For each of the unit descriptors (N0, D) the nearest of (N1, D), its cosine, and whether to keep it: all (N0,).
+
+    `mutual` keeps those that are each other's nearest, of equals the first.
+    """
+    import torch
+
+    count0, count1 = len(descriptors0), len(descriptors1)
+    best = torch.full((count1,), -2.0, device=descriptors0.device)
+    nearest, scores = [], []
+    for rows in descriptors0.split(max(1, min(CHUNK, ELEMENTS // count1))):
+        similarity = rows @ descriptors1.T
+        score, index = similarity.max(dim=1)
+        nearest.append(index)
+        scores.append(score)
+        if mutual:
+            best = torch.maximum(best, similarity.amax(dim=0))  # an argmax over columns costs ten times as much
+    index1, score = torch.cat(nearest), torch.cat(scores)
+    if not mutual:
+        return index1, score, torch.ones_like(index1, dtype=torch.bool)
+    index0 = torch.arange(count0, device=index1.device)
+    keep = score == best[index1]
+    first = torch.full_like(best, count0, dtype=torch.long)
+    first.scatter_reduce_(0, index1[keep], index0[keep], "amin")
+    return index1, score, keep & (first[index1] == index0)
 
 
 def merge(matches: Sequence[Matches]) -> Matches:

@@ -73,15 +73,18 @@ def descriptor_matchers(
 ) -> tuple[DescriptorMatcher, ...]:
     """The matchers of the descriptors of those features, one for each: what guided matching works with.
 
-    Of `disk` and `aliked` it is the nearest neighbour, without LightGlue. UsageError for `xfeat*`, which has no keypoints.
+    Of `disk` and `aliked` it is the nearest neighbour, without LightGlue. UsageError for those that have no keypoints.
     """
     from flowkit.features.matching import DescriptorMatcher
 
     chosen = features if isinstance(features, FeatureSet) else FeatureSet(features)
     options = Options(str(device), max_keypoints, max_side, dict(chosen.files))
     makers = [_look_up(MATCHERS, DESCRIPTORS_OF.get(part, part), "feature") for part in chosen.parts]
-    if "xfeat*" in chosen.parts:
-        raise UsageError("--guide: 'xfeat*' moves its points for each pair and cannot be guided; use --features xfeat")
+    for part in chosen.parts:
+        if part in PAIRWISE:
+            raise UsageError(
+                f"--guide: {part!r} makes its points for each pair and cannot be guided; use --features xfeat"
+            )
     made = [make(options) for make in makers]
     return tuple(each for each in made if isinstance(each, DescriptorMatcher))
 
@@ -168,6 +171,24 @@ def _lightglue(make: Callable[[Options], Extractor]) -> Callable[[Options], Pair
     return build
 
 
+def _xfeat_dense(o: Options) -> PairMatcher:
+    from flowkit.features.dense import DenseMatcher
+    from flowkit.features.xfeat import XFeatDense
+
+    return DenseMatcher("xfeat-dense", XFeatDense(device=o.device), max_keypoints=o.max_keypoints)
+
+
+def _conv4(name: str) -> Callable[[Options], PairMatcher]:
+    def build(o: Options) -> PairMatcher:
+        from flowkit.features.conv4 import Conv4
+        from flowkit.features.dense import DenseMatcher
+
+        network = Conv4(name, device=o.device, weights=o.files.get(name))
+        return DenseMatcher(name, network, max_keypoints=o.max_keypoints)
+
+    return build
+
+
 def _xfeat_star(o: Options) -> PairMatcher:
     from flowkit.features.xfeat import XFeatStar
 
@@ -199,10 +220,21 @@ MATCHERS: dict[str, Callable[[Options], PairMatcher]] = {
     "affine-sift": _nearest(EXTRACTORS["affine-sift"], 0.9, unique=True),
     "asift": _nearest(EXTRACTORS["affine-sift"], 0.9, unique=True),
     "affine-xfeat": _nearest(EXTRACTORS["affine-xfeat"], 0.9, unique=True),
+    "xfeat-dense": _xfeat_dense,
+    "vgg16": _conv4("vgg16"),
+    "resnet50": _conv4("resnet50"),
+    "moco": _conv4("moco"),
+    "conv4": _conv4("conv4"),
 }
 
 DESCRIPTORS_OF = {"disk": "disk-nn", "aliked": "aliked-nn"}
 """Features whose matcher looks at both images -> the matcher of their descriptors alone."""
 
-OWN_WEIGHTS = ("superpoint", "r2d2")
+CELLS = ("vgg16", "resnet50", "moco", "conv4")
+"""Features that say only in which cell of 16 x 16 pixels a point is, of an image seen at 480 pixels."""
+
+PAIRWISE = ("xfeat*", "xfeat-dense", *CELLS)
+"""Features whose points are made for each pair, not for each image."""
+
+OWN_WEIGHTS = ("superpoint", "r2d2", *CELLS)
 """Features whose weights may not be redistributed: the user brings the file."""

