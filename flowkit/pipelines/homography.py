@@ -11,15 +11,18 @@ import numpy as np
 
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography, transfer_error
+from flowkit.features.registry import CELLS
 from flowkit.pipelines.coarse import variants
 from flowkit.pipelines.match import FeatureChoice, check_guide, chosen_features, guide_options, match
 from flowkit.pipelines.prepare import Resize, is_blank, load_pair, resolve_device
 from flowkit.pipelines.refinement import refine_homography
-from flowkit.types import Homography, Image, Matches, Status
+from flowkit.types import Homography, Image, Matches, Size, Status
 
 EFFORTS = ("normal", "high")
 THRESHOLD = 3.0
 """Inlier bound in pixels of the original images at 1000 pixels a side; larger images scale it."""
+CELL_THRESHOLD = 12.0
+"""The same for features that know only the cell, in images whose shorter side is 480 pixels: what they work at."""
 ENOUGH = 30
 """Inliers with which the images as they are will do: no turns, no zooms."""
 WEAK_SUPPORT = 350
@@ -56,7 +59,7 @@ def homography(
     if features is not None or feature_weights:
         features = chosen_features(features, feature_weights)
     pair = load_pair(image0, image1)
-    bound = threshold if threshold is not None else default_threshold(pair[0].size, pair[1].size)
+    bound = threshold if threshold is not None else default_threshold(pair[0].size, pair[1].size, features=features)
     found = find(
         *pair,
         features=features,
@@ -132,7 +135,7 @@ def find(
             settled = _settled(image0, image1, turned, features, threshold, device, seed)
             if settled is not None:
                 return settled
-    if best.matrix is not None and support(best) < WEAK_SUPPORT and effort != "high":
+    if best.matrix is not None and effort != "high" and (support(best) < WEAK_SUPPORT or _cells_only(features)):
         best = _strengthened(image0, image1, best, features, threshold, device, seed)
     return best
 
@@ -163,10 +166,14 @@ def _strengthened(
     device: str,
     seed: int,
 ) -> Homography:
-    """A fit on few matches, settled by matching again in a common view; failing that, refined densely."""
-    settled = _settled(image0, image1, weak, features, threshold, device, seed)
-    if settled is not None:
-        return settled
+    """A fit on few matches, settled by matching again in a common view; failing that, refined densely.
+
+    Where features know only the cell, a common view tells nothing new: there all that match are in the same cell.
+    """
+    if not _cells_only(features):
+        settled = _settled(image0, image1, weak, features, threshold, device, seed)
+        if settled is not None:
+            return settled
     assert weak.matrix is not None
     refined = refine_homography(image0.rgb8, image1.rgb8, weak.matrix)
     if refined is None:
@@ -175,9 +182,15 @@ def _strengthened(
     return replace(weak, matrix=refined, refined=True, matches=replace(weak.matches, inliers=near))
 
 
-def default_threshold(*sizes: tuple[int, int]) -> float:
-    """THRESHOLD pixels up to 1000 pixels a side, in proportion beyond."""
-    return THRESHOLD * max(1.0, max(max(size) for size in sizes) / 1000)
+def default_threshold(*sizes: Size, features: FeatureChoice | None = None) -> float:
+    """THRESHOLD pixels up to 1000 pixels a side, in proportion beyond; with features that know only the cell, more."""
+    exact = THRESHOLD * max(1.0, max(max(size) for size in sizes) / 1000)
+    return max(exact, CELL_THRESHOLD * max(min(size) for size in sizes) / 480) if _cells_only(features) else exact
+
+
+def _cells_only(features: FeatureChoice | None) -> bool:
+    """Whether all of the features know only in which cell a point is."""
+    return features is not None and set(chosen_features(features).parts) <= set(CELLS)
 
 
 def from_matches(matches: Matches, threshold: float, seed: int = 0) -> Homography:
