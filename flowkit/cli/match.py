@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from flowkit.cli import image_sets, options, pairwise, report
+from flowkit.cli.masks import Masks, turned
 from flowkit.cli.options import METHOD, RESULTS, grouped
 from flowkit.errors import UsageError
 
@@ -56,6 +57,7 @@ def match(
     ] = None,
     iterations: options.Iterations = None,
     *,
+    masks: Masks,
     matching: options.Matching,
     compute: options.Compute,
     output: options.Output,
@@ -73,9 +75,12 @@ def match(
     report.start(output.verbose, output.quiet)
     if colmap is not None and colmap.exists() and not output.overwrite:
         raise UsageError(f"{colmap}: is there already; --overwrite replaces it")
+    if masks.arguments() and (sets.reconstruct is not None or sets.localize is not None):
+        raise UsageError("--mask0 and --mask1: of pairs, not of sets of images")
     method = {
         "features": features,
         "max_keypoints": max_keypoints,
+        **masks.arguments(),
         **matching.arguments(),
         **compute.arguments(),
     }
@@ -92,7 +97,7 @@ def match(
                 "--model: takes the place of features; leave --features, --guide and --feature-weights out"
             )
         else:
-            method = {"max_keypoints": max_keypoints, **dense, **compute.arguments()}
+            method = {"max_keypoints": max_keypoints, **dense, **masks.arguments(), **compute.arguments()}
     elif weights is not None or iterations is not None:
         raise UsageError("--weights and --iters: only together with --model, whose they are")
     if sets.reconstruct is not None:
@@ -117,7 +122,7 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
     from flowkit.pipelines import dense_matches, match, outputs
 
     find = dense_matches.dense_matches if "model" in job.method else match.match
-    result = find(inputs.image0, inputs.image1, **job.method)
+    result = find(inputs.image0, inputs.image1, **turned(inputs, job.method))
     return outputs.write_match_results(
         directory, result, inputs.image0, inputs.image1, command=job.arguments, **job.writing
     )

@@ -8,6 +8,7 @@ flowkit's own estimator. The paper also leaves out what its network for scenes d
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -37,15 +38,15 @@ def two_view(
     """The pose between both cameras, None where there is none, and a status.
 
     `dense` takes the matches of `align` with several homographies (`model` in its fine stage) whose confidence is at least
-    .95, else those of `match`, whose options `matching` are; those also choose the turn, for `dense` their `features` only.
+    .95, else those of `match`, whose options `matching` are; `match` chooses the turn in either case.
     `opencv` computes the pose as the paper does.
     """
     from flowkit.pipelines import pose
 
     turns, matches = best_turn(image0, image1, device=device, seed=seed, **matching)
     if dense:
-        features = {"features": matching.get("features"), "device": device, "seed": seed}
-        matches = dense_matches(image0, image1, turns, every=opencv, model=model, **features)
+        chosen = {name: matching[name] for name in ("features", "feature_weights") if name in matching}
+        matches = dense_matches(image0, image1, turns, every=opencv, model=model, device=device, seed=seed, **chosen)
     if len(matches) < _FEWEST_FOR_E:
         return None, "too_few_matches"
     if opencv:
@@ -82,7 +83,7 @@ def best_turn(
 
 
 def dense_matches(
-    image0: Image, image1: Image, turns: int, *, every: bool, model: str | None = None, **options: object
+    image0: Image, image1: Image, turns: int, *, every: bool, model: str | None = None, **options: Any
 ) -> Matches:
     """Confident matches, in original pixels, of the flow from image1, turned so often, to image0: `every` one, or thousands."""
     from flowkit.pipelines.dense_matches import CONFIDENT, MOST, aligned_flow, spread_matches, usable

@@ -36,6 +36,7 @@ from flowkit.io.schema import (
     ImageInfo,
     MatchesRecord,
     Model,
+    PointCloudInfo,
     PoseRecord,
     WarpRecord,
     schemas,
@@ -52,6 +53,7 @@ __all__ = [
     "HomographyRecord",
     "ImageInfo",
     "MatchesRecord",
+    "PointCloudInfo",
     "PoseRecord",
     "WarpRecord",
     "align_record",
@@ -127,8 +129,16 @@ def homography_record(
     )
 
 
-def pose_record(pose: RelativePose, name0: str, name1: str, files: Names = (), argv: Iterable[str] = ()) -> PoseRecord:
-    """pose.json, the rotation also as a quaternion and an angle."""
+def pose_record(
+    pose: RelativePose,
+    name0: str,
+    name1: str,
+    files: Names = (),
+    argv: Iterable[str] = (),
+    *,
+    cloud: PointCloudInfo | None = None,
+) -> PoseRecord:
+    """pose.json, the rotation also as a quaternion and an angle; `cloud` says what became of the point cloud."""
     quaternion = angle = None
     if pose.R is not None:
         from scipy.spatial.transform import Rotation
@@ -151,6 +161,7 @@ def pose_record(pose: RelativePose, name0: str, name1: str, files: Names = (), a
         epipolar_error_px=_number(pose.epipolar_error),
         estimator=pose.estimator,
         threshold_px=float(pose.threshold),
+        point_cloud=cloud,
         **_agreement(pose.matches),
         **_written(files, argv, pose.run),
     )

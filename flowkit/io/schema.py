@@ -16,6 +16,7 @@ PIXEL_ORIGIN: Final = "center of the top-left pixel is (0, 0)"
 FLOW_CONVENTION: Final = "p + flow(p) is in points_into, for p on the grid; (x, y) in pixels"
 HOMOGRAPHY_CONVENTION: Final = "x1 ~ matrix x0; row-major, matrix[2][2] = 1"
 POSE_CONVENTION: Final = "X1 = R X0 + t, |t| = 1 (scale unknown), E = [t]x R; x right, y down, z forward"
+CLOUD_CONVENTION: Final = "of image0's camera: x right, y down, z forward; unit: the baseline, scale unknown"
 ALIGN_CONVENTION: Final = "x_source ~ matrix x_target; row-major, matrix[2][2] = 1"
 
 
@@ -153,6 +154,16 @@ class HomographyRecord(Agreement, Record):
     provenance: Provenance
 
 
+class PointCloudInfo(Model):
+    """two_view.ply: what both images show, triangulated."""
+
+    convention: Literal["of image0's camera: x right, y down, z forward; unit: the baseline, scale unknown"] = (
+        CLOUD_CONVENTION
+    )
+    points: Count
+    reason: Text | None = Field(description="Why there is no file; null when there is one")
+
+
 class PoseRecord(Agreement, Record):
     """pose.json: image0's camera -> image1's camera."""
 
@@ -173,6 +184,7 @@ class PoseRecord(Agreement, Record):
     epipolar_error_px: float | None = Field(description="Median symmetric epipolar distance of the inliers")
     estimator: Text
     threshold_px: float
+    point_cloud: PointCloudInfo | None = Field(default=None, description="null when none was asked for")
     files: Files
     provenance: Provenance
 

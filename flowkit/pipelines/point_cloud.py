@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from flowkit.io.images import as_image
 from flowkit.io.ply import write_ply
-from flowkit.pipelines.dense_matches import CONFIDENT, usable
-from flowkit.pipelines.masks import EVERYTHING, Masks
+from flowkit.pipelines.dense_matches import CONFIDENT, aligned_flow, usable
+from flowkit.pipelines.masks import EVERYTHING, MaskChoice, Masks, chosen_masks
+from flowkit.pipelines.pose import pose
+from flowkit.pipelines.prepare import load_pair
 from flowkit.types import Flow, RelativePose, Status
 
 MIN_PARALLAX = 1.0
@@ -49,7 +53,7 @@ class PointCloud:
 
 
 def point_cloud(
-    pose: RelativePose,
+    found: RelativePose,
     flow: Flow,
     image0: object,
     *,
@@ -66,10 +70,12 @@ def point_cloud(
     the pose's status is ok. Raises InputError for a flow without confidence.
     """
     nothing = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
-    if pose.status is not Status.OK or pose.R is None or pose.t is None:
-        why = "the camera only turned" if pose.degeneracy == "pure_rotation" else f"the pose's status is {pose.status}"
+    if found.status is not Status.OK or found.R is None or found.t is None:
+        why = (
+            "the camera only turned" if found.degeneracy == "pure_rotation" else f"the pose's status is {found.status}"
+        )
         return PointCloud(*nothing, np.full(3, np.nan), f"{why}: nothing can be triangulated")
-    camera1 = -np.asarray(pose.R).T @ np.ravel(pose.t)
+    camera1 = -np.asarray(found.R).T @ np.ravel(found.t)
     keep = usable(flow, confidence, masks)
     sparse = np.zeros_like(keep)
     sparse[stride // 2 :: stride, stride // 2 :: stride] = True
@@ -78,8 +84,8 @@ def point_cloud(
         return PointCloud(*nothing, camera1, f"no pixel has a confidence of {confidence:g}")
     points0 = np.column_stack([x, y]).astype(np.float64)
     points1 = points0 + flow.uv[:, y, x].T
-    bound = pose.threshold if max_error is None else max_error
-    points, good = triangulated(pose, points0, points1, max_error=bound, min_parallax=min_parallax)
+    bound = found.threshold if max_error is None else max_error
+    points, good = triangulated(found, points0, points1, max_error=bound, min_parallax=min_parallax)
     if not good.any():
         return PointCloud(
             *nothing,
@@ -90,8 +96,58 @@ def point_cloud(
     return PointCloud(points[good].astype(np.float32), as_image(image0).rgb8[y[good], x[good]], camera1)
 
 
+def pose_with_cloud(
+    image0: object,
+    image1: object,
+    K0: np.ndarray,
+    K1: np.ndarray,
+    *,
+    dense: bool = False,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    precision: str | None = None,
+    iterations: int | None = None,
+    confidence: float = CONFIDENT,
+    mask0: MaskChoice = None,
+    mask1: MaskChoice = None,
+    stride: int = 1,
+    min_parallax: float = MIN_PARALLAX,
+    **options: Any,
+) -> tuple[RelativePose, PointCloud]:
+    """`pose`, from features or dense, and the point cloud of the dense flow, which is computed once.
+
+    `model` and what follows are of `aligned_flow` and `point_cloud`, `options` of `pose`. Raises what these raise.
+    """
+    pair = load_pair(image0, image1)
+    common = {name: options[name] for name in ("features", "resize", "device", "seed") if name in options}
+    network: dict[str, Any] = {"weights": weights, "precision": precision, "iterations": iterations}
+    masked: dict[str, Any] = {"mask0": mask0, "mask1": mask1}
+    given = {name: value for name, value in {**common, **network, **masked}.items() if value is not None}
+    flow = aligned_flow(*pair, model=model, **given)
+    options = {**options, **masked, "confidence": confidence}
+    found = pose(pair[0], pair[1], K0, K1, dense=flow if dense else False, **options)
+    started = time.perf_counter()
+    masks = chosen_masks(pair, mask0, mask1)
+    cloud = point_cloud(
+        found, flow, pair[0], confidence=confidence, masks=masks, stride=stride, min_parallax=min_parallax
+    )
+    assert found.run is not None and flow.run is not None
+    run, made = found.run, flow.run
+    said = {"flow": made.method, "confidence": confidence, "stride": stride, "min_parallax": min_parallax}
+    flow_seconds: dict[str, float] = (
+        {} if dense else {"flow": made.seconds.get("total", 0.0)}
+    )  # a dense pose counts its own flow
+    run = replace(
+        run,
+        options={**run.options, "cloud": said},
+        weights={**run.weights, **made.weights},
+        seconds={**run.seconds, **flow_seconds, "cloud": time.perf_counter() - started},
+    )
+    return replace(found, run=run), cloud
+
+
 def triangulated(
-    pose: RelativePose, points0: np.ndarray, points1: np.ndarray, *, max_error: float, min_parallax: float
+    found: RelativePose, points0: np.ndarray, points1: np.ndarray, *, max_error: float, min_parallax: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Points (N, 3) float64 in image0's camera frame of matches (N, 2) in pixels, and (N,) bool: which may be kept.
 
@@ -104,7 +160,7 @@ def triangulated(
     from flowkit.geometry.homography import homogeneous
     from flowkit.geometry.pose import normalise_points, triangulate
 
-    R, t, K0, K1 = (torch.as_tensor(np.asarray(a), dtype=torch.float64) for a in (pose.R, pose.t, pose.K0, pose.K1))
+    R, t, K0, K1 = (torch.as_tensor(np.asarray(a), dtype=torch.float64) for a in (found.R, found.t, found.K0, found.K1))
     t = t.reshape(3)
     F = fundamental_from_essential(essential_from_pose(R, t), K0, K1)
     points, good = np.empty((len(points0), 3)), np.empty(len(points0), bool)

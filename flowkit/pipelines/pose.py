@@ -89,7 +89,14 @@ def pose(
         found = from_matches(matches, K0, K1, bound, seed)
     else:
         _refuse({"guide": guide, "feature_weights": feature_weights}, "leads matches of features, not a dense flow")
-        common = {"features": features, "resize": resize, "device": device, "seed": seed}
+        common = {
+            "features": features,
+            "resize": resize,
+            "device": device,
+            "seed": seed,
+            "mask0": mask0,
+            "mask1": mask1,
+        }
         flow = dense if isinstance(dense, Flow) else aligned_flow(*images, **_given({**common, **network}))
         found, said = from_flow(flow, K0, K1, bound, seed, confidence, chosen_masks(images, mask0, mask1))
     made = found.matches.run or Run("flow")
