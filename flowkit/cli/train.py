@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -44,8 +44,17 @@ class Data:
         list[str] | None,
         Option(
             metavar="NAME=DIR",
-            help="A public data set (flyingchairs, sintel, ...) or, for life, posed photographs (colmap, megadepth-caps); "
-            "repeatable.",
+            help="A public data set (flyingchairs, sintel, ...) or, for life, posed photographs (colmap, megadepth-caps), "
+            "for ransac-flow pictures that overlap (aligned); repeatable.",
+            rich_help_panel=DATA,
+        ),
+    ] = None
+    finetune: Annotated[
+        Path | None,
+        Option(
+            metavar="PAIRS",
+            help="ransac-flow: learn on from its own weights on your pictures, without labels: a folder of pictures that "
+            "overlap, a video, a list of pairs.",
             rich_help_panel=DATA,
         ),
     ] = None
@@ -135,6 +144,8 @@ def train(
     from flowkit.training.recipes import recipe as recipe_of
     from flowkit.training.settings import as_toml, with_settings
 
+    if data.finetune is not None:
+        name, course, data = _finetuning(name, course, data)
     recipe = with_settings(recipe_of(name), course.settings or [])
     if course.print_config:
         print(as_toml(recipe), end="")
@@ -151,6 +162,16 @@ def train(
         _summarise(outcome, material, output.output)
     if outcome.interrupted:
         raise KeyboardInterrupt
+
+
+def _finetuning(name: str, course: Course, data: Data) -> tuple[str, Course, Data]:
+    """What --finetune stands for: a recipe of its own, the pictures to align, and the network's weights to begin with."""
+    if name != "ransac-flow":
+        raise UsageError(f"--finetune: only ransac-flow learns from pictures alone, {name} does not; leave it out")
+    data = replace(data, data=[*(data.data or []), f"aligned={data.finetune}"])
+    if course.init is None and not course.resume:
+        course = replace(course, init=Path(name))
+    return f"{name}-finetune", course, data
 
 
 def _planned(name: str, recipe: Recipe, course: Course, data: Data, output: Output) -> tuple[Recipe, Plan]:
@@ -189,8 +210,6 @@ def _planned(name: str, recipe: Recipe, course: Course, data: Data, output: Outp
 
 
 def _material(recipe: Recipe, data: Data) -> Material:
-    from dataclasses import replace
-
     from flowkit.training.material import Material, read_photos
 
     folders = {}

@@ -256,6 +256,7 @@ RANSAC_FLOW_RECIPES: Mapping[str, AlignmentRecipe] = MappingProxyType(
     {
         "ransac-flow": RANSAC_FLOW,
         "ransac-flow-cpu": RANSAC_FLOW_CPU,
+        "ransac-flow-finetune": FINETUNE,
         "ransac-flow-visual": replace(
             RANSAC_FLOW_CPU, stages=(), until=STAGES[3], frozen=("features", "matchability"), steps=1_000
         ),

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from flowkit.io.images import read_image
 from flowkit.io.results import is_complete, read_record
+from flowkit.pipelines.group import Aligned
 from flowkit.pipelines.group_outputs import write_group_results
 from flowkit.types import Alignment, Flow, Image, Matches, Run, Status, Warped
 
@@ -29,7 +31,9 @@ def one(name, level=0, status=Status.OK, **run):
         matches=NO_MATCHES,
         run=Run("sift + homographies + dis", **run),
     )
-    return image, alignment, Warped(image.pixels, np.ones(SIZE, bool)) if found else None
+    warped = Warped(image.pixels, np.ones(SIZE, bool)) if found else None
+    coarse = Warped(image.pixels // 2, np.ones(SIZE, bool)) if found else None
+    return Aligned(image, alignment, warped, coarse)
 
 
 def test_no_picture_is_written_over_another(tmp_path):
@@ -39,6 +43,9 @@ def test_no_picture_is_written_over_another(tmp_path):
     assert files == ["aligned-a-2.png", "aligned-a.png", "aligned-a-3.png", "aligned-A-4.png"]
     assert [read_image(tmp_path / file).pixels.max() for file in files] == [10, 20, 30, 40]
     assert read_image(tmp_path / "average.png").pixels.max() == (10 + 20 + 30 + 40 + 100) / 5
+    assert read_image(tmp_path / "average_coarse.png").pixels.max() == (5 + 10 + 15 + 20 + 100) / 5
+    with PIL.Image.open(tmp_path / "average.gif") as animation:
+        assert animation.n_frames == 3
     assert is_complete(tmp_path / "group.json")
 
 
