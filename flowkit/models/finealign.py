@@ -37,6 +37,8 @@ class FineAlignment(FlowPrediction):
     matchability: Tensor | None = None
     """(B, 1, H, W) in [0, 1]: what is predicted on image0's grid alone; None where it was not asked for."""
     backward_matchability: Tensor | None = None
+    described: tuple[Tensor, Tensor] | None = None
+    """Features (B, 256, H/8, W/8) of unit length of both pictures."""
 
 
 class BlurPool(nn.Module):
@@ -129,14 +131,21 @@ class FineAlign(nn.Module):
         self.matchability = Head(1)
         nn.init.normal_(self.matchability.conv4.weight, 0, 1e-4)
 
-    def forward(self, image0: Tensor, image1: Tensor, *, matchability: bool = True) -> FineAlignment:
+    def forward(
+        self, image0: Tensor, image1: Tensor, *, matchability: bool = True, through_features: bool = True
+    ) -> FineAlignment:
         """Flow image0 -> image1 (B, 2, H, W) in pixels, never leading out of image1, its way back, and how sure both are.
 
         Images (B, 3, H, W) in [0, 1], sides divisible by 8. `confidence` is m0(p) m1(p + flow(p)), the matchability of
-        both ends (equation 2); without `matchability` that head does not run.
+        both ends (equation 2); without `matchability` that head does not run. With `through_features` off the flow's gradient
+        ends before the features.
         """
         maps0, maps1 = self.described(torch.cat([image0, image1])).chunk(2)
-        return self.between(maps0, maps1, matchability=matchability)
+        if through_features:
+            return self.between(maps0, maps1, matchability=matchability)
+        found = self.between(maps0.detach(), maps1.detach(), matchability=matchability)
+        found.described = maps0, maps1
+        return found
 
     def described(self, images: Tensor) -> Tensor:
         """(B, 256, H/8, W/8): features of unit length."""
@@ -150,7 +159,7 @@ class FineAlign(nn.Module):
         targets = flow_targets(STRIDE * flows)
         targets = kept_inside(targets, (int(flows.shape[-2]), int(flows.shape[-1])))
         forward, backward = (targets.movedim(-1, 1) - grid_like(flows)).chunk(2)
-        answer = FineAlignment(forward, [forward], [1], backward=backward)
+        answer = FineAlignment(forward, [forward], [1], backward=backward, described=(maps0, maps1))
         if matchability:
             sure = enlarged(torch.sigmoid(wide(self.matchability(similarities))))
             answer.matchability, answer.backward_matchability = sure.chunk(2)

@@ -11,8 +11,11 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import torch
 
+from flowkit.batch import PairBatch
 from flowkit.errors import UsageError
 from flowkit.losses.alignment import (
     around,
@@ -22,8 +25,11 @@ from flowkit.losses.alignment import (
     reconstruction_loss,
     smoothness_loss,
 )
-from flowkit.losses.sequence import flow_metrics
+from flowkit.losses.matching import global_matching_loss
+from flowkit.losses.sequence import flow_metrics, sequence_loss
 from flowkit.models.finealign import FineAlignment
+from flowkit.pipelines.dis import dis_flow
+from flowkit.pipelines.seeding import round_trip_error
 from flowkit.synth.engine import EngineSettings
 from flowkit.synth.lighting import relight
 from flowkit.synth.scene3d import Scene3DSettings
@@ -33,15 +39,22 @@ from flowkit.training.recipe import Recipe, Source, Stage
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowkit.batch import PairBatch
     from flowkit.models.prediction import FlowPrediction
     from flowkit.training.material import Material
     from flowkit.types import Size
 
+IMITATION = "imitation"
 STAGES = ("reconstruction", "cycle", "matchability", "smoothness")
-"""What `until` names: the paper's three stages, each with the losses of those before, and the official code's last one."""
+"""What `until` names: the paper's three stages, each with the losses of those before, and the official code's last one.
+
+Before them there may be one of ours for short runs, imitation: similarity of pictures says little to a network that knows
+nothing, so it first learns what OpenCV's DIS finds in the pictures before the change of light, where both directions agree.
+That takes no labels either; a true flow that the engine knows is thrown away.
+"""
 
 _GENTLY = 0.01
+AGREES = 0.7
+"""Pixels by which DIS may miss there and back, to be imitated."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +81,8 @@ class AlignmentRecipe(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         known = {stage.until for stage in self.stages} | {self.until}
-        if unknown := known - {None, *STAGES}:
-            raise UsageError(f"until={unknown.pop()}: known: {', '.join(STAGES)}")
+        if unknown := known - {None, IMITATION, *STAGES}:
+            raise UsageError(f"until={unknown.pop()}: known: {', '.join((IMITATION, *STAGES))}")
         if not 0 <= self.lighting <= 1 or not 0 <= self.photographs <= 1:
             raise UsageError("lighting and photographs must lie between 0 and 1")
         sizes = [self.size, *(stage.size for stage in self.stages if stage.size is not None)]
@@ -99,7 +112,10 @@ class AlignmentRecipe(Recipe):
 
     def predict(self, network: torch.nn.Module, image0: Tensor, image1: Tensor) -> FlowPrediction:
         """The network's answer; matchability only in the stages that train it."""
-        prediction: FlowPrediction = network(image0, image1, matchability=self.judges)
+        features = (
+            self.until != IMITATION
+        )  # which learn by themselves there: a head that knows nothing would spoil them
+        prediction: FlowPrediction = network(image0, image1, matchability=self.judges, through_features=features)
         return prediction
 
     @property
@@ -111,6 +127,8 @@ class AlignmentRecipe(Recipe):
         """`loss` and its terms of both directions; the true flow of the batch only serves the figures."""
         assert isinstance(prediction, FineAlignment)
         assert prediction.backward is not None
+        if self.until == IMITATION:
+            return self._imitation(prediction, batch)
         image0 = batch.image0 if batch.unlit0 is None else batch.unlit0
         image1 = batch.image1 if batch.unlit1 is None else batch.unlit1
         flow, back = (
@@ -136,6 +154,16 @@ class AlignmentRecipe(Recipe):
         total = sum(terms.values(), torch.zeros((), device=flow.device))
         figures = {} if not bool(batch.valid.any()) else flow_metrics(prediction.flow, batch, self.max_flow)
         return {"loss": total, **terms, **figures}
+
+    def _imitation(self, prediction: FineAlignment, batch: PairBatch) -> dict[str, Tensor]:
+        """By how many pixels both flows differ from those of `imitated` pairs, and how well the features find their cells."""
+        assert prediction.backward is not None
+        assert prediction.described is not None
+        there = sequence_loss([prediction.flow], [1], batch, max_flow=self.max_flow)
+        back = sequence_loss([prediction.backward], [1], batch.reversed(), max_flow=self.max_flow)
+        features = global_matching_loss(*prediction.described, batch, max_flow=self.max_flow)
+        terms = {"imitation": (there + back) / 2, "features": features}
+        return {"loss": terms["imitation"] + features, **terms, **flow_metrics(prediction.flow, batch, self.max_flow)}
 
     @staticmethod
     def _agreed(prediction: FineAlignment, inner: Tensor) -> Tensor:
@@ -171,9 +199,38 @@ class Lit:
         sources = (self.photographs, self.rendered) if real else (self.rendered, self.photographs)
         source = next(source for source in sources if source is not None)
         pairs = source.batch(count, size, seed)
+        if self.recipe.until == IMITATION:
+            pairs = imitated(pairs)
         strength = self.recipe.lighting * torch.rand(count, generator=host)
         lit = relight(pairs, strength, host) if self.recipe.lighting else pairs
         return replace(lit, unlit0=pairs.image0, unlit1=pairs.image1)
+
+
+def imitated(pairs: PairBatch) -> PairBatch:
+    """The pairs with the flows that DIS finds, valid where they agree; nothing that was known of them is kept."""
+    grey = [(255 * image.movedim(1, -1)).round().byte().numpy() for image in (pairs.image0, pairs.image1)]
+    flows: list[list[np.ndarray]] = [[], []]
+    valid: list[list[np.ndarray]] = [[], []]
+    for pictures in zip(*grey, strict=True):
+        grey0, grey1 = (cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures)
+        there, back = dis_flow(grey0, grey1), dis_flow(grey1, grey0)
+        for side, (flow, other) in enumerate(((there, back), (back, there))):
+            flows[side].append(flow.transpose(2, 0, 1))
+            valid[side].append(round_trip_error(flow, other) < AGREES)
+    known = [torch.from_numpy(np.stack(masks)) for masks in valid]
+    found = [torch.from_numpy(np.stack(each)) for each in flows]
+    kept = [torch.where(mask[:, None], each, 0) for mask, each in zip(known, found, strict=True)]
+    return PairBatch(
+        image0=pairs.image0,
+        image1=pairs.image1,
+        flow=kept[0],
+        valid=known[0],
+        occlusion=~known[0],
+        backward=kept[1],
+        backward_valid=known[1],
+        backward_occlusion=~known[1],
+        made={**pairs.made, "flow": "dis"},
+    )
 
 
 _NEAR = EngineSettings(
@@ -218,12 +275,11 @@ RANSAC_FLOW_CPU = replace(
     scales=3,
     hard=False,
     stages=(
-        Stage(share=0.15, until=STAGES[0], max_displacement=6.0),
-        Stage(share=0.25, until=STAGES[0], max_displacement=12.0),
-        Stage(share=0.30, until=STAGES[1], max_displacement=18.0),
-        Stage(share=0.30, until=STAGES[2]),
+        Stage(share=0.45, until=IMITATION, learning_rate=8e-4),
+        Stage(share=0.30, until=STAGES[1]),
+        Stage(share=0.25, until=STAGES[2]),
     ),
-    learning_rate=6e-4,
+    learning_rate=3e-4,
     betas=(0.9, 0.999),
     clip=1.0,
     clip_each=True,
@@ -236,7 +292,7 @@ RANSAC_FLOW_CPU = replace(
     validation_pairs=16,
     validation_size=(192, 256),
 )
-"""In an hour or two on two cores: small crops, motions that grow, pictures compared at three sizes, one cycle to 6e-4."""
+"""In an hour or two on two cores: small crops, DIS imitated first, pictures compared at three sizes."""
 
 FINETUNE = replace(
     RANSAC_FLOW_CPU,

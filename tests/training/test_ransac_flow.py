@@ -9,9 +9,9 @@ import torch
 
 from flowkit.batch import PairBatch
 from flowkit.errors import InputError, UsageError
-from flowkit.models.finealign import FineAlignment
+from flowkit.models.finealign import FineAlign, FineAlignment
 from flowkit.training.aligned_pairs import COLLECTION, AlignedPairs, Together, open_aligned, together
-from flowkit.training.ransac_flow import FINETUNE, RANSAC_FLOW, RANSAC_FLOW_CPU, STAGES, Lit
+from flowkit.training.ransac_flow import FINETUNE, RANSAC_FLOW, RANSAC_FLOW_CPU, STAGES, Lit, imitated
 from flowkit.types import Image
 
 SMALL = replace(RANSAC_FLOW_CPU, size=(48, 56), margin=8, stages=(), photographs=0.0, lighting=0.0)
@@ -89,6 +89,31 @@ def test_the_light_changes_what_is_seen_not_what_is_compared():
     assert (lit.image0 - lit.unlit0).abs().mean() > 0.02
     loss = replace(SMALL, until="cycle").loss(replace_flow(answer(0), 2), lit)["reconstruction"]
     assert loss < 1e-5  # by the pictures before the change of light both are the same
+
+
+def test_what_is_imitated_is_what_dis_finds_not_the_truth():
+    picture = torch.from_numpy(world(4)).movedim(-1, 0).float()[None] / 255
+    image0, image1 = picture[..., 40:136, 40:160], picture[..., 38:134, 36:156]  # image0(p) = image1(p + (4, 2))
+    lies = PairBatch(image0, image1, torch.full((1, 2, 96, 120), 9.0), torch.ones(1, 96, 120, dtype=torch.bool))
+    made = imitated(lies)
+    assert made.valid[0, 20:-20, 20:-20].float().mean() > 0.95
+    inner = made.flow[0, :, 20:-20, 20:-20][:, made.valid[0, 20:-20, 20:-20]]
+    torch.testing.assert_close(inner.median(1).values, torch.tensor([4.0, 2.0]), atol=0.05, rtol=0)
+    assert (made.flow[~made.valid[:, None].expand(-1, 2, -1, -1)] == 0).all()
+    inner = made.backward[0, :, 20:-20, 20:-20][:, made.backward_valid[0, 20:-20, 20:-20]]
+    torch.testing.assert_close(inner.median(1).values, torch.tensor([-4.0, -2.0]), atol=0.05, rtol=0)
+
+
+def test_the_first_stage_learns_features_by_themselves():
+    recipe = replace(SMALL, until="imitation")
+    network = FineAlign()
+    pairs = imitated(batch())
+    found = recipe.predict(network, pairs.image0, pairs.image1)
+    terms = recipe.loss(found, pairs)
+    terms["imitation"].backward(retain_graph=True)
+    assert network.features.conv1.weight.grad is None and network.flow.conv1.weight.grad.abs().max() > 0
+    terms["features"].backward()
+    assert network.features.conv1.weight.grad.abs().max() > 0
 
 
 def replace_flow(found, count):
