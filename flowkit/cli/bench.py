@@ -18,8 +18,6 @@ from flowkit.cli.bench_options import (
     Features,
     FeatureWeights,
     Guide,
-    MethodOption,
-    Model,
     Output,
     Root,
     Running,
@@ -82,12 +80,8 @@ def homography(
 def pose(
     dataset: Dataset,
     root: Root,
-    method: MethodOption = None,
-    model: Model = None,
-    features: Features = None,
-    guide: Guide = None,
-    feature_weights: FeatureWeights = None,
     *,
+    choice: Choice,
     running: Running,
 ) -> None:
     """Relative pose of calibrated views: AUC@5/10/20 degrees of the larger of rotation's and translation's error.
@@ -96,8 +90,7 @@ def pose(
     pose-dense (of a dense flow), pose-opencv (E as CAPS has it); two-view, two-view-dense, either with -opencv at its end (E
     as RANSAC-Flow has it).
     """
-    varied = Choice(model=model, features=features, guide=guide, feature_weights=feature_weights).varied()
-    _one("pose", dataset, root, method, varied, running)
+    _one("pose", dataset, root, choice.method, choice.varied(), running)
 
 
 @app.command()

@@ -28,6 +28,14 @@ Features = Annotated[
     str | None, Option(metavar="NAMES", help=f"Local features, a union written a+b. {LIST}", rich_help_panel=METHOD)
 ]
 Effort = Annotated[str | None, Option(metavar="NAMES", help=f"normal, high. {LIST}", rich_help_panel=METHOD)]
+Rules = Annotated[
+    str | None,
+    Option(
+        metavar="NAMES",
+        help=f"How align-multi-h with ransac-flow joins homographies: official, paper, kitti. {LIST}",
+        rich_help_panel=METHOD,
+    ),
+]
 Guide = Annotated[
     str | None,
     Option(
@@ -80,6 +88,7 @@ class Choice:
     init: Init = None
     features: Features = None
     effort: Effort = None
+    rules: Rules = None
     guide: Guide = None
     feature_weights: FeatureWeights = None
     max_keypoints: MaxKeypoints = None

@@ -66,10 +66,7 @@ class Method:
 def _flow(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
     from flowkit.pipelines.flow import flow
 
-    weights = options.get("weights")
-    if isinstance(weights, WeightsFile):
-        options["weights"] = weights.path
-    return _dense(flow(image0, image1, **options)), "ok"  # type: ignore[arg-type]
+    return _dense(flow(image0, image1, **_for_pipelines(options))), "ok"  # type: ignore[arg-type]
 
 
 def _farneback(image0: Image, image1: Image, sample: Sample, **_: object) -> Answer:
@@ -89,14 +86,14 @@ def _farneback(image0: Image, image1: Image, sample: Sample, **_: object) -> Ans
 def _align(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
     from flowkit.pipelines.align import align
 
-    found = align(image1, image0, **options)  # type: ignore[arg-type]
+    found = align(image1, image0, **_for_pipelines(options))  # type: ignore[arg-type]
     return _dense(found.flow), str(found.status)
 
 
 def _homography(image0: Image, image1: Image, sample: Sample, **options: object) -> Answer:
     from flowkit.pipelines.homography import homography
 
-    found = homography(image0, image1, **_guided(options))  # type: ignore[arg-type]
+    found = homography(image0, image1, **_for_pipelines(options))  # type: ignore[arg-type]
     return {"H": _or_nan(found.matrix, (3, 3))} | _sparse(found.matches), str(found.status)
 
 
@@ -104,9 +101,7 @@ def _pose(image0: Image, image1: Image, sample: Sample, **options: object) -> An
     from flowkit.pipelines.pose import pose
 
     assert isinstance(sample, PoseSample)
-    if isinstance(weights := options.get("weights"), WeightsFile):
-        options["weights"] = weights.path
-    found = pose(image0, image1, sample.K0, sample.K1, **_guided(options))  # type: ignore[arg-type]
+    found = pose(image0, image1, sample.K0, sample.K1, **_for_pipelines(options))  # type: ignore[arg-type]
     arrays = {"R": _or_nan(found.R, (3, 3)), "t": _or_nan(found.t, (3,))}
     return arrays | _sparse(found.matches), str(found.status)
 
@@ -121,7 +116,7 @@ def _pose_opencv(image0: Image, image1: Image, sample: Sample, **options: object
     from flowkit.pipelines.match import match
 
     assert isinstance(sample, PoseSample)
-    matches = match(image0, image1, **_guided(options))  # type: ignore[arg-type]
+    matches = match(image0, image1, **_for_pipelines(options))  # type: ignore[arg-type]
     K = (sample.K0 + sample.K1) / 2
     points0, points1 = matches.points0.astype(np.float64), matches.points1.astype(np.float64)
     arrays = {"R": np.full((3, 3), np.nan), "R_other": np.full((3, 3), np.nan), "t": np.full(3, np.nan)}
@@ -140,7 +135,7 @@ def _two_view(image0: Image, image1: Image, sample: Sample, **options: object) -
     from flowkit.evaluation.two_view import two_view
 
     assert isinstance(sample, PoseSample)
-    found, status = two_view(image0, image1, sample, **_guided(options))  # type: ignore[arg-type]
+    found, status = two_view(image0, image1, sample, **_for_pipelines(options))  # type: ignore[arg-type]
     R, t = found or (None, None)
     return {"R": _or_nan(R, (3, 3)), "t": _or_nan(t, (3,))}, status
 
@@ -149,7 +144,7 @@ def _match(image0: Image, image1: Image, sample: Sample, **options: object) -> A
     from flowkit.estimators.magsac import fit_fundamental
     from flowkit.pipelines.match import match
 
-    matches = match(image0, image1, **_guided(options))  # type: ignore[arg-type]
+    matches = match(image0, image1, **_for_pipelines(options))  # type: ignore[arg-type]
     fit = fit_fundamental(matches.points0, matches.points1, seed=int(str(options.get("seed", 0))))
     return _sparse(matches) | {"F": _or_nan(fit.model, (3, 3))}, "ok" if len(matches) else "too_few_matches"
 
@@ -175,13 +170,15 @@ def _first_stage(arrays: Arrays) -> Arrays:
     return arrays | {name: arrays[name][first] for name in ("points0", "points1")}
 
 
-def _guided(options: dict[str, object]) -> dict[str, object]:
-    """The pipeline's options: the guide "none", for comparison, is none; files as the pipelines want them."""
+def _for_pipelines(options: dict[str, object]) -> dict[str, object]:
+    """Options as the pipelines want them: files by their paths; the guide "none", for comparison, is none."""
     options = {name: value for name, value in options.items() if (name, value) != ("guide", UNGUIDED)}
     if isinstance(guide := options.get("guide"), NamedFiles):
         options["guide"] = "=".join(map(str, (guide.files[0][0], guide.files[0][1].path)))
-    if isinstance(weights := options.get("feature_weights"), NamedFiles):
-        options["feature_weights"] = {name: file.path for name, file in weights.files}
+    if isinstance(files := options.get("feature_weights"), NamedFiles):
+        options["feature_weights"] = {name: file.path for name, file in files.files}
+    if isinstance(weights := options.get("weights"), WeightsFile):
+        options["weights"] = weights.path
     return options
 
 
@@ -214,14 +211,16 @@ UNGUIDED = "none"
 _FEWEST_FOR_E = 5
 _NETWORK = ("weights", "iterations", "precision")
 _MATCHER = ("features", "feature_weights", "max_keypoints", "guide")
+_ALIGN = ("model", "features", "feature_weights", "effort", *_NETWORK)
+_TWO_VIEW_DENSE = ("model", "features", "feature_weights", *_NETWORK)
 _DENSE = {
     "dis": Entry(_flow, {"model": "dis", "preset": "fine"}, dense=True),
     "dis-fast": Entry(_flow, {"model": "dis", "preset": "fast"}, dense=True),
     "farneback": Entry(_farneback, dense=True),
     "dis+matches": Entry(_flow, {"model": "dis", "preset": "fine", "init": "matches"}, ("features",), dense=True),
     "flow": Entry(_flow, {}, ("model", "preset", "init", "features", *_NETWORK), dense=True),
-    "align": Entry(_align, {}, ("model", "features", "effort"), dense=True),
-    "align-multi-h": Entry(_align, {"multi_h": True}, ("model", "features", "effort"), dense=True),
+    "align": Entry(_align, {}, _ALIGN, dense=True),
+    "align-multi-h": Entry(_align, {"multi_h": True}, (*_ALIGN, "rules"), dense=True),
 }
 METHODS: dict[str, dict[str, Entry]] = {
     "flow": _DENSE,
@@ -232,8 +231,8 @@ METHODS: dict[str, dict[str, Entry]] = {
         "pose-opencv": Entry(_pose_opencv, {}, _MATCHER),
         "two-view": Entry(_two_view, {}, _MATCHER),
         "two-view-opencv": Entry(_two_view, {"opencv": True}, _MATCHER),
-        "two-view-dense": Entry(_two_view, {"dense": True}, ("model", "features")),
-        "two-view-dense-opencv": Entry(_two_view, {"dense": True, "opencv": True}, ("model", "features")),
+        "two-view-dense": Entry(_two_view, {"dense": True}, _TWO_VIEW_DENSE),
+        "two-view-dense-opencv": Entry(_two_view, {"dense": True, "opencv": True}, _TWO_VIEW_DENSE),
     },
     "matching": {
         "match": Entry(_match, {}, _MATCHER),

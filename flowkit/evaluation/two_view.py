@@ -18,6 +18,8 @@ from flowkit.types import Image, Matches
 THRESHOLD = 5e-4
 """Bound on the distance to epipolar lines in normalised coordinates of the paper's RANSAC."""
 _FEWEST_FOR_E = 5
+_OF_BOTH = ("features", "feature_weights")
+"""Options that `match` and `align` have alike: those by which `match` chooses the turn for `align`."""
 
 Pose = tuple[np.ndarray, np.ndarray]
 """R (3, 3) and t (3,), X1 = R X0 + t, |t| = 1."""
@@ -30,23 +32,21 @@ def two_view(
     *,
     dense: bool = False,
     opencv: bool = False,
-    model: str | None = None,
     device: str = "auto",
     seed: int = 0,
-    **matching: object,
+    **options: Any,
 ) -> tuple[Pose | None, str]:
     """The pose between both cameras, None where there is none, and a status.
 
-    `dense` takes the matches of `align` with several homographies (`model` in its fine stage) whose confidence is at least
-    .95, else those of `match`, whose options `matching` are; `match` chooses the turn in either case.
-    `opencv` computes the pose as the paper does.
+    `dense` takes the matches of `align` with several homographies whose confidence is at least .95, else those of `match`;
+    `options` are those of either. `opencv` computes the pose as the paper does.
     """
     from flowkit.pipelines import pose
 
+    matching = {name: value for name, value in options.items() if not dense or name in _OF_BOTH}
     turns, matches = best_turn(image0, image1, device=device, seed=seed, **matching)
     if dense:
-        chosen = {name: matching[name] for name in ("features", "feature_weights") if name in matching}
-        matches = dense_matches(image0, image1, turns, every=opencv, model=model, device=device, seed=seed, **chosen)
+        matches = dense_matches(image0, image1, turns, every=opencv, device=device, seed=seed, **options)
     if len(matches) < _FEWEST_FOR_E:
         return None, "too_few_matches"
     if opencv:
@@ -59,7 +59,7 @@ def two_view(
 
 
 def best_turn(
-    image0: Image, image1: Image, *, device: str = "auto", seed: int = 0, **matching: object
+    image0: Image, image1: Image, *, device: str = "auto", seed: int = 0, **matching: Any
 ) -> tuple[int, Matches]:
     """By how many quarter turns, counter-clockwise, image1 fits a homography of image0 best, and the matches found so.
 
@@ -69,10 +69,10 @@ def best_turn(
     from flowkit.pipelines.homography import default_threshold
     from flowkit.pipelines.match import match
 
-    threshold = default_threshold(image0.size, image1.size)
+    threshold = default_threshold(image0.size, image1.size, features=matching.get("features"))
     best: tuple[int, int, Matches] | None = None
     for turns in range(4):
-        found = match(image0, turned(image1, turns), device=device, seed=seed, **matching)  # type: ignore[arg-type]
+        found = match(image0, turned(image1, turns), device=device, seed=seed, **matching)
         fit = fit_homography(found.points0, found.points1, threshold=threshold, seed=seed)
         inliers = int(fit.inliers.sum())
         if best is None or inliers > best[0]:
@@ -82,13 +82,11 @@ def best_turn(
     return best[1:]
 
 
-def dense_matches(
-    image0: Image, image1: Image, turns: int, *, every: bool, model: str | None = None, **options: Any
-) -> Matches:
+def dense_matches(image0: Image, image1: Image, turns: int, *, every: bool, **options: Any) -> Matches:
     """Confident matches, in original pixels, of the flow from image1, turned so often, to image0: `every` one, or thousands."""
     from flowkit.pipelines.dense_matches import CONFIDENT, MOST, aligned_flow, spread_matches, usable
 
-    found = aligned_flow(turned(image1, turns), image0, model=model, **options)
+    found = aligned_flow(turned(image1, turns), image0, **options)
     keep = usable(found, CONFIDENT)
     spread = spread_matches(found, keep, keep.size if every else MOST, "align")
     return replace(

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from flowkit.datasets.catalogue import missing_parts, read_dataset
+from flowkit.errors import GeometryError, UsageError
 from flowkit.evaluation import metrics
 from flowkit.evaluation.cache import Cache
-from flowkit.evaluation.methods import Method
+from flowkit.evaluation.methods import Method, WeightsFile, build_methods
 from flowkit.evaluation.preparation import prepared_images, prepared_sizes
 from flowkit.evaluation.protocols import run, summarise
 from flowkit.io.flow_files import write_flow
@@ -137,6 +138,38 @@ def test_kitti_2015_all_and_noc(tmp_path):
     assert values["fl"] == 3 / 6 and values["fl_visible"] == 1 / 4
     failed = rows_of("flow", samples, crash, dense=True)["kitti2015"]
     assert failed["fl"] == failed["fl_visible"] == 1 and failed["aepe_visible"] == np.inf
+
+
+def test_the_paper_s_variant_for_kitti_reaches_align(tmp_path, monkeypatch):
+    """`--method align-multi-h --model ransac-flow --rules kitti --weights W`; the target is image0, the source image1."""
+    asked = {}
+
+    def made_up(source, target, **options):
+        asked.update(options, sizes=(source.size, target.size))
+        raise GeometryError("nothing found")
+
+    monkeypatch.setattr("flowkit.pipelines.align.align", made_up)
+    for name, size in (("10", (60, 80)), ("11", (60, 90))):
+        picture(tmp_path / "image_2" / f"000000_{name}.png", size)
+    (tmp_path / "flow_occ").mkdir()
+    write_flow(tmp_path / "flow_occ" / "000000_10.png", np.ones((2, 60, 80), np.float32))
+    weights = WeightsFile(tmp_path / "w.safetensors", "0" * 64)
+    varied = {"model": ["ransac-flow"], "rules": ["kitti"], "weights": [weights], "precision": ["fp32"]}
+    methods = build_methods("flow", ["align-multi-h"], varied)
+    (result,) = run("flow", read_dataset("kitti2015", tmp_path), methods, cache=HERE, device="cpu", seed=3)
+    assert result.status == "no_geometry" and result.scores["fl"] == 1
+    assert asked == {
+        "multi_h": True,
+        "model": "ransac-flow",
+        "rules": "kitti",
+        "weights": weights.path,
+        "precision": "fp32",
+        "device": "cpu",
+        "seed": 3,
+        "sizes": ((60, 90), (60, 80)),
+    }
+    with pytest.raises(UsageError, match="--rules means nothing to align"):
+        build_methods("flow", ["align"], {"rules": ["kitti"]})
 
 
 # --- MegaDepth and RobotCar ------------------------------------------------------------------------------------------

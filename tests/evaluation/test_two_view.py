@@ -15,7 +15,7 @@ from flowkit.evaluation.cache import Cache
 from flowkit.evaluation.methods import Method, build_methods
 from flowkit.evaluation.protocols import run, summarise
 from flowkit.io.images import write_image
-from flowkit.pipelines import align, homography, pose  # noqa: F401  # before one of them meets a `match` that is made up
+from flowkit.pipelines import dense_matches, homography, pose  # noqa: F401  # before one of them meets a `match` that is made up
 from flowkit.types import Flow, Image, Matches
 
 sys.path.append(str(Path(__file__).parents[1] / "pipelines"))
@@ -166,7 +166,7 @@ def test_dense_matches_are_those_of_the_turned_target(on_its_side, picture, monk
         found.flow = Flow(uv, source.size, confidence)
         return found
 
-    monkeypatch.setattr("flowkit.pipelines.align.align", made_up)
+    monkeypatch.setattr("flowkit.pipelines.dense_matches.align", made_up)
     (R, t), status = two_view.two_view(
         image(1), image(2), sample_of(picture, T), dense=True, opencv=opencv, model="dis", features="sift"
     )
