@@ -119,12 +119,12 @@ def pose_with_cloud(
     `model` and what follows are of `aligned_flow` and `point_cloud`, `options` of `pose`. Raises what these raise.
     """
     pair = load_pair(image0, image1)
-    common = {name: options[name] for name in ("features", "resize", "device", "seed") if name in options}
-    network: dict[str, Any] = {"weights": weights, "precision": precision, "iterations": iterations}
     masked: dict[str, Any] = {"mask0": mask0, "mask1": mask1}
-    given = {name: value for name, value in {**common, **network, **masked}.items() if value is not None}
+    asked: dict[str, Any] = {"weights": weights, "precision": precision, "iterations": iterations, **masked}
+    asked |= {name: options.get(name) for name in ("features", "resize", "device", "seed")}
+    given = {name: value for name, value in asked.items() if value is not None}
     flow = aligned_flow(*pair, model=model, **given)
-    options = {**options, **masked, "confidence": confidence}
+    options = dict(options, **masked, confidence=confidence)
     found = pose(pair[0], pair[1], K0, K1, dense=flow if dense else False, **options)
     started = time.perf_counter()
     masks = chosen_masks(pair, mask0, mask1)
