@@ -17,6 +17,7 @@ import numpy as np
 
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography
+from flowkit.estimators.ransac import fit_homography_ransac, official_threshold
 from flowkit.models.registry import model_spec
 from flowkit.pipelines.fine import MARGIN, Layer, dis_pair, fine_layer, join
 from flowkit.pipelines.fine_network import FineAligner, FineNetwork
@@ -24,9 +25,17 @@ from flowkit.pipelines.flow import SEED_FEATURES, seed_matches
 from flowkit.pipelines.homography import EFFORTS, default_threshold, find, from_matches
 from flowkit.pipelines.masks import MaskChoice, Masks, allowed, chosen_masks, masked_matches
 from flowkit.pipelines.match import FeatureChoice, chosen_features, match
-from flowkit.pipelines.multi_homography import RULES, aggregated, homographies_in_turn
+from flowkit.pipelines.multi_homography import RULES, Fitter, Rules, aggregated, homographies_in_turn
 from flowkit.pipelines.network import Settings
-from flowkit.pipelines.prepare import Resize, load_pair, resized_image, scaled_points, size_note, working_size
+from flowkit.pipelines.prepare import (
+    Resize,
+    load_pair,
+    resized_image,
+    resolve_device,
+    scaled_points,
+    size_note,
+    working_size,
+)
 from flowkit.pipelines.refinement import project, resize_matrix
 from flowkit.types import Alignment, Flow, Homography, Image, Matches, Run, Size, Status
 
@@ -79,7 +88,10 @@ def align(
     source_image, target_image = load_pair(source, target)
     masks = chosen_masks((target_image, source_image), mask1, mask0)
     threshold = default_threshold(source_image.size, target_image.size, features=features)
-    found = _coarse(target_image, source_image, masks, threshold, features, effort, device, seed)
+    seeds = None
+    if multi_h:
+        seeds = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
+    found = _coarse(target_image, source_image, masks, threshold, features, effort, device, seed, seeds)
     coarse_done = time.perf_counter()
     size = fine_size(target_image.size, resize, network)
     run = _run(found.matches, source_image, target_image, size, model, multi_h, rules, effort, seed)
@@ -87,16 +99,18 @@ def align(
         run = replace(run, options={**run.options, **{_OTHER[name]: value for name, value in said.items()}})
     if found.matrix is None:
         return _failed(found.status, found.matches, source_image, target_image, run)
-    matches = found.matches
-    if multi_h:
-        matches = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
-        matches = masked_matches(matches, masks)
-        run = replace(run, weights={**run.weights, **(matches.run.weights if matches.run else {})})
+    matches = found.matches if seeds is None else masked_matches(seeds, masks)
+    if _supporters(matches, found.matrix, threshold) < _supporters(found.matches, found.matrix, threshold):
+        matches = found.matches  # those of the pictures turned or zoomed
+    if matches.run is not None:
+        run = replace(run, weights={**run.weights, **matches.run.weights})
     fine = FineStage(target_image, source_image, size, network)
     if rules is not None:
-        fit = partial(fit_homography, threshold=threshold, seed=seed)
         limit = RULES[rules] if multi_h else replace(RULES[rules], limit=1)
-        models, layers = homographies_in_turn(matches, found.matrix, fit, fine.layer, limit, threshold)
+        fit = _batched_ransac(limit, source_image.size, threshold, resolve_device(device), seed)
+        first = fit(matches.points0, matches.points1).model
+        first = found.matrix if first is None else first
+        models, layers = homographies_in_turn(matches, first, fit, fine.layer, limit, threshold)
         joined = aggregated(layers, limit)
     else:
         models = [found.matrix, *(further_homographies(matches, found.matrix, threshold, seed) if multi_h else [])]
@@ -127,8 +141,12 @@ def _coarse(
     effort: str,
     device: str,
     seed: int,
+    seeds: Matches | None,
 ) -> Homography:
-    """The first homography. With masks from the matches that they leave, without a look at the pictures turned or zoomed."""
+    """The first homography, from `seeds` where there are some already.
+
+    With masks from the matches that they leave, without a look at the pictures turned or zoomed.
+    """
     if not masks.provenance:
         return find(
             target,
@@ -139,9 +157,27 @@ def _coarse(
             device=device,
             seed=seed,
             turn=True,
+            matches=seeds,
         )
-    matches = masked_matches(match(target, source, features=features, device=device, seed=seed), masks)
-    return from_matches(matches, threshold, seed)
+    if seeds is None:
+        seeds = match(target, source, features=features, device=device, seed=seed)
+    return from_matches(masked_matches(seeds, masks), threshold, seed)
+
+
+def _batched_ransac(rules: Rules, size: Size, threshold: float, device: str, seed: int) -> Fitter:
+    """RANSAC-Flow's own estimator, in a source of `size`; with the official code's bound where the rules are its."""
+    if rules.remove_inliers:
+        return partial(fit_homography_ransac, threshold=threshold, device=device, seed=seed)
+    bound = official_threshold(size)
+    return partial(
+        fit_homography_ransac,
+        threshold=bound,
+        polish=False,
+        size1=size,
+        iterations=rules.draws,
+        device=device,
+        seed=seed,
+    )
 
 
 def coarse_flow(alignment: Alignment) -> np.ndarray:

@@ -91,8 +91,12 @@ def find(
     guide_radius: float | None = None,
     resize: Resize = None,
     turn: bool = False,
+    matches: Matches | None = None,
 ) -> Homography:
-    """The work of `homography` on loaded images; `turn` tries quarter turns and zooms whatever the effort."""
+    """The work of `homography` on loaded images; `turn` tries quarter turns and zooms whatever the effort.
+
+    `matches` of the images as they are, where there are some already, save looking for them.
+    """
     device = resolve_device(device)
     features = None if features is None else chosen_features(features)
     if effort == "high":
@@ -109,16 +113,17 @@ def find(
             seed=seed,
         )
     else:
-        matches = match(
-            image0,
-            image1,
-            features=features,
-            guide=guide,
-            guide_radius=guide_radius,
-            resize=resize,
-            device=device,
-            seed=seed,
-        )
+        if matches is None:
+            matches = match(
+                image0,
+                image1,
+                features=features,
+                guide=guide,
+                guide_radius=guide_radius,
+                resize=resize,
+                device=device,
+                seed=seed,
+            )
         best = from_matches(matches, threshold, seed)
     if (turn or effort == "high") and support(best) < ENOUGH and not (is_blank(image0) or is_blank(image1)):
         turned = best

@@ -24,6 +24,8 @@ class Rules:
 
     limit: int = 11
     """Most homographies."""
+    draws: int = 10_000
+    """Of RANSAC, for each."""
     remove_inliers: bool = False
     """Whether matches that agreed with a homography are gone for the next ones."""
     least: float = 0.01
