@@ -8,12 +8,14 @@ Shen et al., RANSAC-Flow, ECCV 2020, section 3.4; spec.md 9.2.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from flowkit.geometry.grids import flow_targets, grid_like, inside
 from flowkit.geometry.sampling import sample
@@ -170,6 +172,21 @@ class FineAlign(nn.Module):
 def finealign() -> FineAlign:
     """The network of the paper: 6 236 992 parameters."""
     return FineAlign()
+
+
+def folded(network: FineAlign) -> FineAlign:
+    """A copy for inference alone, whose batch normalisations have become part of the convolutions before them."""
+    network = copy.deepcopy(network).eval()
+    for part in network.modules():
+        children = dict(part.named_children())
+        pairs = [(name, name.replace("conv", "bn")) for name in children if name.startswith("conv")]
+        if isinstance(part, nn.Sequential) and isinstance(children.get("2"), nn.BatchNorm2d):
+            pairs = [("1", "2")]
+        for conv, norm in pairs:
+            if norm in children:
+                setattr(part, conv, fuse_conv_bn_eval(children[conv], children[norm]))  # type: ignore[type-var]
+                setattr(part, norm, nn.Identity())
+    return network
 
 
 def expectation(scores: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ import numpy as np
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography
 from flowkit.estimators.ransac import fit_homography_ransac, official_threshold
-from flowkit.models.registry import model_spec
-from flowkit.pipelines.fine import MARGIN, Layer, dis_pair, fine_layer, join
-from flowkit.pipelines.fine_network import FineAligner, FineNetwork
+from flowkit.pipelines.fine import join
+from flowkit.pipelines.fine_network import FineAligner
+from flowkit.pipelines.fine_stage import FineStage, fine_network, fine_size
 from flowkit.pipelines.flow import SEED_FEATURES, seed_matches
 from flowkit.pipelines.homography import EFFORTS, default_threshold, find, from_matches
 from flowkit.pipelines.masks import MaskChoice, Masks, allowed, chosen_masks, masked_matches
@@ -30,22 +30,15 @@ from flowkit.pipelines.network import Settings
 from flowkit.pipelines.prepare import (
     Resize,
     load_pair,
-    resized_image,
     resolve_device,
-    scaled_points,
     size_note,
-    working_size,
 )
 from flowkit.pipelines.refinement import project, resize_matrix
 from flowkit.types import Alignment, Flow, Homography, Image, Matches, Run, Size, Status
 
-MAX_PIXELS = 2e6
-"""Working size of the fine stage; the coarse stage and the result are at the original one."""
 MAX_HOMOGRAPHIES = 10
 _OTHER = {"mask0": "mask1", "mask1": "mask0"}
 """`align` counts SOURCE first, what is below it TARGET."""
-SHORT_SIDE = 480
-"""Pixels, of the picture that RANSAC-Flow's network looks at."""
 
 
 def align(
@@ -114,7 +107,9 @@ def align(
         joined = aggregated(layers, limit)
     else:
         models = [found.matrix, *(further_homographies(matches, found.matrix, threshold, seed) if multi_h else [])]
-        layers = [fine.layer(matrix, seeds=matches if multi_h and not k else None) for k, matrix in enumerate(models)]
+        near = [matches.points0[_errors(matches, matrix) <= threshold] for matrix in models[1:]]
+        layers = [fine.layer(found.matrix, seeds=matches if multi_h else None)]
+        layers += [fine.layer(matrix, around=points) for matrix, points in zip(models[1:], near, strict=True)]
         joined = join(layers, fine.picture)
     if network is not None:
         run = replace(run, weights={**run.weights, **network.weights}, options={**run.options, **network.options})
@@ -205,68 +200,6 @@ def further_homographies(matches: Matches, first: np.ndarray, threshold: float, 
     return found
 
 
-class FineStage:
-    """The fine flow of one pair under any homography, at the working size: by DIS unless a network is given."""
-
-    def __init__(self, target: Image, source: Image, size: Size, network: FineNetwork | None = None) -> None:
-        self.target, self.source, self.size, self.network = target, source, size, network
-        self.picture = resized_image(target, size).rgb8
-
-    def layer(
-        self, matrix: np.ndarray, scales: Sequence[float] | None = None, *, seeds: Matches | None = None
-    ) -> Layer:
-        """Under a homography target -> source, in original pixels.
-
-        A network goes over the pair at these shares of the working size in turn, each time from where it was before (None:
-        its usual ones); DIS may be seeded with matches.
-        """
-        if self.network is not None:
-            return self._by_network(matrix, self.network, scales or self.network.scales)
-        working = matrix @ np.linalg.inv(resize_matrix(self.target.size, self.size))
-        if seeds is None:
-            return fine_layer(self.picture, self.source.rgb8, working, dis_pair())
-        here = scaled_points(seeds.points0, self.target.size, self.size)
-        # Where each match lies in the source once it is warped: what is left for the fine flow to do.
-        there = project(np.linalg.inv(working), seeds.points1)
-        close = np.isfinite(there).all(1) & (np.abs(there - here).max(1) < max(self.size))
-        pad = int(MARGIN * max(self.size))
-        seeded = dis_pair((here[close] + pad, there[close].astype(np.float32) + pad))
-        return fine_layer(self.picture, self.source.rgb8, working, seeded, pad)
-
-    def _by_network(self, matrix: np.ndarray, network: FineNetwork, scales: Sequence[float]) -> Layer:
-        """From small to large; what is found at one size is where the next one begins."""
-        layer = None
-        for scale in scales:
-            size: Size = max(16, round(self.size[0] * scale)), max(16, round(self.size[1] * scale))
-            picture = resized_image(self.target, size).rgb8
-            working = matrix @ np.linalg.inv(resize_matrix(self.target.size, size))
-            before = None if layer is None else _enlarged_flow(layer.residual, size)
-            layer = fine_layer(picture, self.source.rgb8, working, network, before=before)
-        assert layer is not None
-        return layer
-
-
-def fine_network(model: str, settings: Settings, device: str) -> FineNetwork | None:
-    """The network of that name, None for DIS; UsageError for what neither is nor takes."""
-    spec = model_spec(model)
-    if spec.network:
-        return (FineAligner if spec.coarse else FineNetwork)(spec, settings, device)
-    given = (
-        settings.weights is not None or settings.iterations is not None or settings.precision not in ("auto", "fp32")
-    )
-    if given:
-        raise UsageError(f"--model {model}: is no network; leave --weights, --precision and --iters out")
-    return None
-
-
-def fine_size(size: Size, resize: Resize, network: FineNetwork | None) -> Size:
-    """The working size of the fine stage: what `resize` says, else a shorter side of 480 for RANSAC-Flow's network."""
-    if resize is None and isinstance(network, FineAligner):
-        scale = SHORT_SIDE / min(size)
-        size = max(16, round(size[0] * scale)), max(16, round(size[1] * scale))
-    return working_size(size, resize, max_pixels=MAX_PIXELS)
-
-
 def original_flow(
     residual: np.ndarray, choice: np.ndarray, models: Sequence[np.ndarray], size: Size, size0: Size
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -316,14 +249,6 @@ def _errors(matches: Matches, model: np.ndarray) -> np.ndarray:
 
 def _supporters(matches: Matches, model: np.ndarray, threshold: float) -> int:
     return int((_errors(matches, model) <= threshold).sum())
-
-
-def _enlarged_flow(residual: np.ndarray, size: Size) -> np.ndarray:
-    """(H, W, 2) in pixels of a picture that grows to `size`."""
-    import cv2
-
-    scale = np.array([size[1] / residual.shape[1], size[0] / residual.shape[0]], np.float32)
-    return cv2.resize(residual, size[::-1], interpolation=cv2.INTER_LINEAR) * scale
 
 
 def _enlarged(values: np.ndarray, size: Size) -> np.ndarray:

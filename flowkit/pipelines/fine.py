@@ -16,6 +16,7 @@ from flowkit.pipelines.filling import fill
 from flowkit.pipelines.matching_cost import MatchingCost, pixel_grid
 from flowkit.pipelines.refinement import project, unaliased, warp_onto
 from flowkit.pipelines.seeding import densify, round_trip_error, without_specks
+from flowkit.types import Size
 
 MARGIN = 0.12
 """The warped source is drawn this share of the longer side beyond the target's frame: depth moves things across it."""
@@ -41,6 +42,19 @@ class Layer:
     cost: np.ndarray
     matchability: np.ndarray | None = None
     """In [0, 1], of methods that know it; 0 where the source shows nothing."""
+
+    def within(self, window: tuple[slice, slice], size: Size) -> Layer:
+        """The layer of a whole picture of `size`, of which this one is a window; beyond it nothing is known."""
+        if self.error.shape == size:
+            return self
+
+        def placed(values: np.ndarray, beyond: float) -> np.ndarray:
+            whole = np.full((*size, *values.shape[2:]), beyond, values.dtype)
+            whole[window] = values
+            return whole
+
+        sure = None if self.matchability is None else placed(self.matchability, 0)
+        return Layer(placed(self.residual, 0), placed(self.error, np.inf), placed(self.cost, 1), sure)
 
 
 @dataclass(frozen=True)

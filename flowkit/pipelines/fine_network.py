@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -47,10 +47,11 @@ class FineAligner(FineNetwork):
 
     def __init__(self, spec: ModelSpec, settings: Settings, device: str) -> None:
         super().__init__(spec, settings, device)
+        from flowkit.models.finealign import folded
         from flowkit.models.weights import load_network
 
         loaded = load_network(spec.name, settings.weights, resolve_device(device))
-        self._module: FineAlign = loaded.module  # type: ignore[assignment]
+        self._module = folded(cast("FineAlign", loaded.module))
         self._device, self.weights = loaded.device, loaded.weights
         self._half = HALVES.get(settings.precision)
         self.options = {"precision": settings.precision if self._half else "fp32"}

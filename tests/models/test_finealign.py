@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowkit.models.finealign import BlurPool, FineAlign, agreed, expectation, finealign, kept_inside
+from flowkit.models.finealign import BlurPool, FineAlign, agreed, expectation, finealign, folded, kept_inside
 
 
 def count(module):
@@ -26,6 +26,19 @@ def test_features_are_an_eighth_of_the_size():
     assert found.flow.shape == found.backward.shape == (2, 2, 48, 64)
     assert found.confidence.shape == (2, 1, 48, 64)
     torch.testing.assert_close(found.matchability, torch.full((2, 1, 48, 64), 0.5), atol=0.05, rtol=0)
+
+
+def test_folding_batch_normalisation_changes_nothing_but_the_time():
+    torch.manual_seed(0)
+    network = FineAlign()
+    pictures = torch.rand(2, 4, 3, 48, 64)
+    with torch.no_grad():
+        for _ in range(3):
+            network(*pictures)  # so that the normalisations have something to say
+        expected, found = network.eval()(*pictures), folded(network)(*pictures)
+    assert not [part for part in folded(network).modules() if isinstance(part, torch.nn.BatchNorm2d)]
+    torch.testing.assert_close(found.flow, expected.flow, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found.matchability, expected.matchability, atol=1e-4, rtol=0)
 
 
 def test_blur_pool_is_the_binomial_filter_at_every_second_pixel():
