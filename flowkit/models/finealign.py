@@ -184,7 +184,7 @@ def folded(network: FineAlign) -> FineAlign:
             pairs = [("1", "2")]
         for conv, norm in pairs:
             if norm in children:
-                setattr(part, conv, fuse_conv_bn_eval(children[conv], children[norm]))  # type: ignore[type-var]
+                setattr(part, conv, fuse_conv_bn_eval(children[conv], children[norm]))  # type: ignore[type-var, arg-type]
                 setattr(part, norm, nn.Identity())
     return network
 
