@@ -51,10 +51,10 @@ def dense(repeats: int) -> dict[str, dict[str, float]]:
 
     return in_turns(
         {
-            "dis fast": lambda: flowkit.flow(a, b, preset="fast"),
-            "dis fine": lambda: flowkit.flow(a, b),
-            "dis fine, both directions": lambda: flowkit.flow(a, b, bidirectional=True),
-            "dis fine --init matches": lambda: flowkit.flow(a, b, init="matches"),
+            "dis fast": lambda: flowkit.flow(a, b, model="dis", preset="fast"),
+            "dis fine": lambda: flowkit.flow(a, b, model="dis"),
+            "dis fine, both directions": lambda: flowkit.flow(a, b, model="dis", bidirectional=True),
+            "dis fine --init matches": lambda: flowkit.flow(a, b, model="dis", init="matches"),
             "raft-xfeat": lambda: flowkit.flow(a, b, model="raft-xfeat"),
             "raft-xfeat, bf16": lambda: flowkit.flow(a, b, model="raft-xfeat", precision="bf16"),
             "peer: OpenCV Farneback": farneback,

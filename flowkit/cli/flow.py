@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,17 +70,16 @@ def flow(
 ) -> None:
     """Dense flow A -> B: for every pixel p of A, p + flow(p) is the same point in B.
 
-    Writes flow.flo, flow.png and flow.json; with --bidirectional also backward.flo, confidence.png and occlusion.png. To bring
-    B onto A: `flowkit warp B --flow flow.flo`.
+    Without --model the method is chosen for each pair; flow.json says which, and why. Writes flow.flo, flow.png, flow.json;
+    with --bidirectional also backward.flo, confidence.png, occlusion.png. To bring B onto A: `flowkit warp B --flow flow.flo`.
     """
     report.start(output.verbose, output.quiet)
-    if features is not None and init is not Init.MATCHES:
-        raise UsageError("--features: only together with --init matches")
+    if features is not None and init is not Init.MATCHES and dense.model != "auto":
+        raise UsageError("--features: only together with --init matches, or without --model")
     method = {
         **dense.arguments(),
         **compute.arguments(),
-        **_preset(dense.model, preset),
-        "init": None if init is None else init.value,
+        **_start(dense.model, preset, init),
         "features": features,
         "bidirectional": bidirectional,
     }
@@ -114,28 +113,39 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
         if method["initial"] is not None:
             method["init"] = "none"
     result = flow.flow(inputs.image0, inputs.image1, **method)
-    assert result.run is not None
-    status = Status(str(result.run.options.get("status", Status.OK)))
+    run = result.run
+    assert run is not None
+    status = Status(str(run.options.get("status", Status.OK)))
     if is_blank(inputs.image0) or is_blank(inputs.image1):
         unknown = np.full_like(result.uv, np.nan)
         result, status = (
             replace(result, uv=unknown, confidence=None, occlusion=None, backward=None),
             Status.TOO_FEW_MATCHES,
         )
-    return outputs.write_flow_results(
+    outcome = outputs.write_flow_results(
         directory, result, inputs.image0, inputs.image1, status=status, command=job.arguments, **job.writing
     )
+    auto = run.options.get("auto")
+    if not isinstance(auto, Mapping) or status is not Status.OK:
+        return outcome
+    return replace(outcome, summary=(*outcome.summary, f"  by {auto['method']}: {auto['reason']}"))
 
 
-def _preset(model: str, preset: Preset | None) -> dict[str, str]:
-    """The preset where the model has them; UsageError where it has none."""
+def _start(model: str, preset: Preset | None, init: Init | None) -> dict[str, str | None]:
+    """The preset where the model has them, and the start; UsageError where it has none."""
+    if model == "auto":
+        from flowkit.pipelines.auto import refuse_options
+
+        refuse_options({"--preset": preset, "--init": init})
+        return {}
     from flowkit.models.registry import model_spec
 
+    start = {"init": None if init is None else init.value}
     if not model_spec(model).network:
-        return {"preset": (preset or Preset.FINE).value}
+        return {"preset": (preset or Preset.FINE).value, **start}
     if preset is not None:
         raise UsageError(f"--preset {preset}: {model!r} is a network and has none; leave the option out")
-    return {}
+    return start
 
 
 def _check_warm_start(model: str, init: Init | None, sequence: Path | None) -> None:
@@ -143,7 +153,7 @@ def _check_warm_start(model: str, init: Init | None, sequence: Path | None) -> N
 
     if sequence is None:
         raise UsageError("--warm-start: only together with --sequence, whose pairs follow one another")
-    if not model_spec(model).network:
+    if model == "auto" or not model_spec(model).network:
         raise UsageError(f"--warm-start: {model!r} does not start from a flow; choose a network")
     if init not in (None, Init.NONE):
         raise UsageError(f"--warm-start: --init {init} says where to start already; leave one of them out")

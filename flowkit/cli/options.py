@@ -206,6 +206,9 @@ class Dense:
 class DenseFlow(Dense):
     """Which dense method, and all that can be said about running a network."""
 
+    model: Annotated[
+        str, Option(help="Dense method; auto chooses one for each pair by a few matches.", rich_help_panel=METHOD)
+    ] = "auto"
     tile: Annotated[
         bool | None,
         Option(
@@ -227,6 +230,15 @@ class DenseFlow(Dense):
         tile = self.tile if self.tile_size is None else self.tile_size
         flip_test = self.flip_test or None
         return {**super().network_arguments(), "tile": tile, "flip_test": flip_test}
+
+    def arguments(self) -> dict[str, Any]:
+        """As above; UsageError beside `auto` for what only some methods take."""
+        if self.model != "auto":
+            return super().arguments()
+        from flowkit.pipelines.auto import refuse_options
+
+        refuse_options({NETWORK_OPTIONS[name]: value for name, value in self.network_arguments().items()})
+        return {"model": self.model}
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from flowkit.errors import InputError, UsageError
 from flowkit.io.weights import metadata
 from flowkit.models.registry import ModelSpec, model_spec
+from flowkit.pipelines.auto import AUTO, auto_flow, refuse_options
 from flowkit.pipelines.dis import PRESETS, dis_flow, variational_refinement
 from flowkit.pipelines.match import FeatureChoice, match
 from flowkit.pipelines.network import Answer, Settings, check_settings, network_flow
@@ -32,7 +33,7 @@ def flow(
     image0: object,
     image1: object,
     *,
-    model: str = "dis",
+    model: str = AUTO,
     weights: str | Path | None = None,
     preset: str | None = None,
     iterations: int | None = None,
@@ -49,8 +50,9 @@ def flow(
 ) -> Flow:
     """The flow image0 -> image1: p + uv(p) is in image1, both in original pixels; NaN where unknown.
 
-    `model` is `dis`, which has a `preset` (fine, fast), or a network, which has `weights` (a file in place of its own),
-    `iterations`, `precision` (auto, fp32, fp16, bf16) and `tile` (True or a side in pixels; None: where memory is short);
+    `model` is `auto`, which chooses for the pair (`flowkit.pipelines.auto`; `run.options["auto"]` says what and why), `dis`,
+    which has a `preset` (fine, fast), or a network, which has `weights` (a file in place of its own), `iterations`,
+    `precision` (auto, fp32, fp16, bf16) and `tile` (True or a side in pixels; None: where memory is short);
     GLU-Nets have a `flip_test` for things of one kind that may face each other: image0 mirrored is matched if that fits better.
     `init="matches"` spreads locally consistent sparse matches into a dense flow to start from, for motion that the model alone
     does not find; `init="coarse"` starts a network from its own flow at half the size, and that from a quarter; None is the
@@ -60,14 +62,18 @@ def flow(
     different sizes are worked on at image0's. `ransac-flow` begins with homographies (`flowkit.pipelines.align`); where there
     is none, all is NaN. Raises InputError, UsageError, WeightsError.
     """
-    spec = model_spec(model)
     settings = Settings(weights, iterations, precision, tile, flip_test)
+    if model == AUTO:
+        _check_auto(preset, settings, init, initial)
+        pair = load_pair(image0, image1)
+        return auto_flow(*pair, bidirectional=bidirectional, features=features, resize=resize, device=device, seed=seed)
+    spec = model_spec(model)
     _check(spec, preset, settings, init, initial)
     init = init or ("none" if initial is not None or _converted(weights) else spec.init)
     started = time.perf_counter()
     pair = load_pair(image0, image1)
     if spec.coarse:
-        return _by_alignment(pair, settings, bidirectional, model=model, resize=resize, device=device, seed=seed)
+        return by_alignment(pair, settings, bidirectional, model=model, resize=resize, device=device, seed=seed)
     if spec.network:
         size = working_size(pair[0].size, resize)
         start: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
@@ -115,7 +121,7 @@ def flow(
     return _in_original_pixels(answer, pair, size, run)
 
 
-def _by_alignment(pair: tuple[Image, Image], settings: Settings, bidirectional: bool, **options: Any) -> Flow:
+def by_alignment(pair: tuple[Image, Image], settings: Settings, bidirectional: bool, **options: Any) -> Flow:
     """By homographies and what a network makes of each (`flowkit.pipelines.align`); all of it NaN where there is none.
 
     `run.options["status"]` says why.
@@ -143,6 +149,22 @@ def _by_alignment(pair: tuple[Image, Image], settings: Settings, bidirectional: 
 def _converted(weights: str | Path | None) -> bool:
     """Whether the file holds weights of others, which were not trained to go on from a start."""
     return weights is not None and "converted_from" in metadata(weights)
+
+
+def _check_auto(preset: str | None, settings: Settings, init: str | None, initial: object) -> None:
+    """UsageError for what only some of the methods take that `auto` may choose."""
+    refuse_options(
+        {
+            "--preset": preset,
+            "--init": init,
+            "a flow to start from": True if initial is not None else None,
+            "--weights": settings.weights,
+            "--iters": settings.iterations,
+            "--precision": None if settings.precision == "auto" else settings.precision,
+            "--tile": settings.tile,
+            "--flip-test": settings.flip_test or None,
+        }
+    )
 
 
 def _check(spec: ModelSpec, preset: str | None, settings: Settings, init: str | None, initial: object) -> None:

@@ -136,7 +136,7 @@ def test_an_identical_pair_has_zero_flow(images, tmp_path):
     from flowkit.io.flow_files import read_flow
 
     a, _ = images
-    assert run(["flow", str(a), str(a), "--preset", "fast", "--output", str(tmp_path / "o"), "-q"]) == 0
+    assert run(["flow", str(a), str(a), "--model", "dis", "--preset", "fast", "--output", str(tmp_path / "o"), "-q"]) == 0
     assert np.abs(read_flow(tmp_path / "o/flow.flo")).max() < 0.1
 
 
@@ -163,7 +163,7 @@ def test_an_output_that_is_a_file_exits_3(verb, images, refused, tmp_path):
 
 
 def test_existing_results_are_kept_without_overwrite(images, refused, tmp_path, capsys):
-    arguments = ("flow", *map(str, images), "--preset", "fast", "--output", str(tmp_path / "o"), "-q")
+    arguments = ("flow", *map(str, images), "--model", "dis", "--preset", "fast", "--output", str(tmp_path / "o"), "-q")
     assert run(arguments) == 0
     capsys.readouterr()
     refused(2, ("flow.flo", "--overwrite"), *arguments)
@@ -191,7 +191,7 @@ def test_a_full_disk_exits_3_and_leaves_no_half_file(limit, images, tmp_path):
 
     small, large = images[0], write(tmp_path / "large.png", cv2.resize(texture(), (400, 300)))
     pictures = [small, large] if limit > 153_612 else images  # then backward.flo is the one that does not fit
-    arguments = [*pictures, "--preset", "fast", "--bidirectional", "--output", tmp_path / "o"]
+    arguments = [*pictures, "--model", "dis", "--preset", "fast", "--bidirectional", "--output", tmp_path / "o"]
     command = [sys.executable, "-B", "-m", "flowkit", "flow", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=full_disk, check=False)
     assert done.returncode == 3, done.stderr
@@ -244,7 +244,7 @@ def test_a_list_that_misses_a_column_exits_3(images, refused, tmp_path):
 def test_names_with_blanks_and_any_script(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     a, b = pair(tmp_path / "Bilder für 東京", names=("ä b.png", "ж.png"))
-    assert run(["flow", str(a), str(b), "--preset", "fast"]) == 0
+    assert run(["flow", str(a), str(b), "--model", "dis", "--preset", "fast"]) == 0
     assert (tmp_path / "ä b_ж/flow.json").exists()
     assert "ä b_ж/flow.flo" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from small_pictures import pair, write
 from flowkit.cli.main import run
 from flowkit.io.flow_files import read_flow
 
-FAST = ("--preset", "fast", "--no-pictures", "-q")
+FAST = ("--model", "dis", "--preset", "fast", "--no-pictures", "-q")
 
 
 def make_list(folder, count):
@@ -139,7 +139,7 @@ def test_what_would_fail_every_pair_stops_the_batch(tmp_path, capsys):
 
 
 def start(folder, *more):
-    command = [sys.executable, "-m", "flowkit", *batch(folder, "--preset", "fine", *more)]
+    command = [sys.executable, "-m", "flowkit", *batch(folder, "--model", "dis", "--preset", "fine", *more)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

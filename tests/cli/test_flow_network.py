@@ -119,8 +119,8 @@ def test_converted_weights_are_used(images, call, capsys):
         (("--model", "constant", "--iters", "0"), 2, "--iters"),
         (("--model", "constant", "--tile-size", "8"), 2, "--tile-size 8"),
         (("--model", "constant", "--tile-size", "256", "--no-tile"), 2, "not together"),
-        (("--iters", "3"), 2, "--iters 3: 'dis' is no network"),
-        (("--tile",), 2, "--tile True: 'dis' is no network"),
+        (("--model", "dis", "--iters", "3"), 2, "--iters 3: 'dis' is no network"),
+        (("--model", "dis", "--tile"), 2, "--tile True: 'dis' is no network"),
         ((*NETWORK, "--warm-start"), 2, "only together with --sequence"),
     ],
 )

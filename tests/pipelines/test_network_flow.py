@@ -208,7 +208,7 @@ def test_dis_takes_nothing_that_is_a_networks(option):
     value = {"weights": "w.safetensors", "iterations": 3, "precision": "bf16", "tile": True, "init": "coarse"}
     value["initial"] = np.zeros(1)
     with pytest.raises(UsageError, match="leave the option out"):
-        flowkit.flow(ramp(16, 16), ramp(16, 16), **{option: value[option]})
+        flowkit.flow(ramp(16, 16), ramp(16, 16), model="dis", **{option: value[option]})
 
 
 def test_tiles_carry_motion_longer_than_a_tile(loaded):
@@ -287,4 +287,4 @@ def test_a_flip_test_is_refused_where_there_is_none(loaded):
     with pytest.raises(UsageError, match="--flip-test: 'ramp' has none"):
         flowkit.flow(*pair, flip_test=True, **loaded[0])
     with pytest.raises(UsageError, match="--flip-test: 'dis' is no network"):
-        flowkit.flow(*pair, flip_test=True)
+        flowkit.flow(*pair, model="dis", flip_test=True)

@@ -48,7 +48,7 @@ def interior_error(uv, truth, border=40):
 
 def test_flow_goes_from_image0_to_image1(photo):
     moved = warped(photo, np.array([[1, 0, 5.0], [0, 1, -3.0], [0, 0, 1]]))
-    found = flowkit.flow(photo, moved, bidirectional=True)
+    found = flowkit.flow(photo, moved, model="dis", bidirectional=True)
     assert found.uv.shape == (2, 320, 384) and found.uv.dtype == np.float32
     middle = found.uv[:, 60:-60, 60:-60]
     assert np.median(middle[0]) == pytest.approx(5, abs=0.1) and np.median(middle[1]) == pytest.approx(-3, abs=0.1)
@@ -61,14 +61,14 @@ def test_flow_goes_from_image0_to_image1(photo):
 
 def test_flow_between_sizes_is_in_original_pixels(photo):
     half = cv2.resize(photo, (192, 160), interpolation=cv2.INTER_AREA)
-    found = flowkit.flow(photo, half)
+    found = flowkit.flow(photo, half, model="dis")
     truth = flow_of(np.array([[0.5, 0, -0.25], [0, 0.5, -0.25], [0, 0, 1]]), (320, 384))
     assert found.size1 == (160, 192) and interior_error(found.uv, truth) < 0.1
 
 
 def test_resize_does_not_move_the_result(photo):
     moved = warped(photo, np.array([[1, 0, 6.0], [0, 1, 2.0], [0, 0, 1]]))
-    found = flowkit.flow(photo, moved, resize=192)
+    found = flowkit.flow(photo, moved, model="dis", resize=192)
     assert found.run.working_size0 == (160, 192)
     assert interior_error(found.uv, flow_of(np.array([[1, 0, 6.0], [0, 1, 2.0], [0, 0, 1]]), (320, 384))) < 0.3
 
@@ -78,20 +78,20 @@ def test_matches_find_what_dis_cannot(photo):
     moved = warped(photo, far)
     truth = flow_of(far, photo.shape[:2])
     inside = (slice(None), slice(20, 220), slice(20, 260))
-    seeded = flowkit.flow(photo, moved, init="matches", features="sift")
+    seeded = flowkit.flow(photo, moved, model="dis", init="matches", features="sift")
     assert np.median(np.linalg.norm(seeded.uv - truth, axis=0)[inside[1:]]) < 0.3
-    plain = flowkit.flow(photo, moved)
+    plain = flowkit.flow(photo, moved, model="dis")
     assert np.median(np.linalg.norm(plain.uv - truth, axis=0)[inside[1:]]) > 3
 
 
 def test_identical_images_have_zero_flow(photo):
-    assert np.abs(flowkit.flow(photo, photo).uv).max() < 0.05
+    assert np.abs(flowkit.flow(photo, photo, model="dis").uv).max() < 0.05
 
 
 @pytest.mark.parametrize("wrong", [{"model": "raft9"}, {"preset": "slow"}, {"init": "guess"}])
 def test_unknown_options_are_usage_errors(photo, wrong):
     with pytest.raises(UsageError, match=next(iter(wrong.values()))):
-        flowkit.flow(photo, photo, **wrong)
+        flowkit.flow(photo, photo, **{"model": "dis", **wrong})
 
 
 def test_too_small_an_image_is_named():
