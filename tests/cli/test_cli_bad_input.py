@@ -136,7 +136,7 @@ def test_an_identical_pair_has_zero_flow(images, tmp_path):
     from flowkit.io.flow_files import read_flow
 
     a, _ = images
-    assert run(["flow", str(a), str(a), "--model", "dis", "--preset", "fast", "--output", str(tmp_path / "o"), "-q"]) == 0
+    assert run(["flow", str(a), str(a), "--model", "dis", "--output", str(tmp_path / "o"), "-q"]) == 0
     assert np.abs(read_flow(tmp_path / "o/flow.flo")).max() < 0.1
 
 

@@ -50,11 +50,11 @@ def test_flow(images, call):
 
 
 def test_the_summary_is_for_people_and_quiet_is_quiet(images, capsys):
-    assert run(["flow", "a.png", "b.png", "--model", "dis", "--preset", "fast"]) == 0
+    assert run(["flow", "a.png", "b.png", "--model", "dis"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0].startswith("flow a.png -> b.png: 160x120, 100% known, median 3.") and err == ""
     assert out.splitlines()[1:] == ["  a_b/flow.flo", "  a_b/flow.png", "  a_b/flow.json"]
-    assert run(["flow", "a.png", "b.png", "--model", "dis", "--preset", "fast", "--overwrite", "--no-pictures", "-q"]) == 0
+    assert run(["flow", "a.png", "b.png", "--model", "dis", "--overwrite", "--no-pictures", "-q"]) == 0
     assert capsys.readouterr() == ("", "") and names("a_b") == ["flow.flo", "flow.json"]
 
 
