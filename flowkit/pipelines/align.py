@@ -37,6 +37,7 @@ from flowkit.pipelines.refinement import project, resize_matrix
 from flowkit.types import Alignment, Flow, Homography, Image, Matches, Run, Size, Status
 
 MAX_HOMOGRAPHIES = 10
+DENSE = {"xfeat*"}
 _OTHER = {"mask0": "mask1", "mask1": "mask0"}
 """`align` counts SOURCE first, what is below it TARGET."""
 
@@ -152,11 +153,19 @@ def _coarse(
             device=device,
             seed=seed,
             turn=True,
-            matches=seeds,
+            matches=None if seeds is None else _of_keypoints(seeds),
         )
     if seeds is None:
         seeds = match(target, source, features=features, device=device, seed=seed)
-    return from_matches(masked_matches(seeds, masks), threshold, seed)
+    return from_matches(_of_keypoints(masked_matches(seeds, masks)), threshold, seed)
+
+
+def _of_keypoints(matches: Matches) -> Matches:
+    """Without those of dense cells: neighbours move together there, and would vouch for a homography that there is not."""
+    if matches.origin is None or not set(matches.origins) - DENSE:
+        return matches
+    keep = ~np.isin(matches.origin, [k for k, name in enumerate(matches.origins) if name in DENSE])
+    return replace(matches, pairs=matches.pairs[keep], scores=matches.scores[keep], origin=matches.origin[keep])
 
 
 def _batched_ransac(rules: Rules, size: Size, threshold: float, device: str, seed: int) -> Fitter:
