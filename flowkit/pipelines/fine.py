@@ -26,6 +26,8 @@ MIN_SHARE = 0.003
 """Regions of a homography smaller than this share of the picture are given back."""
 AGREES = 1.5
 """Forward-backward error in working pixels up to which the two directions agree."""
+LOST = 3.0
+"""Forward-backward error at which what is found has little weight against what was there before."""
 MAINLAND_SHARE, ISLAND_SHARE, ISLAND_COST = 0.01, 0.001, 2.0
 """Islands of agreement between these shares of the picture must not cost more than so many times the mainland's median."""
 RIM = 4
@@ -73,6 +75,8 @@ class Motion:
     forward: np.ndarray
     backward: np.ndarray
     matchability: np.ndarray | None = None
+    weight: np.ndarray | None = None
+    """(H, W) in [0, 1]: how much of the first one counts; all of it where that is not said."""
 
 
 PairFlow = Callable[[np.ndarray, np.ndarray, np.ndarray], Motion]
@@ -106,6 +110,9 @@ def fine_layer(
     motion = pair_flow(frame, warped, valid)
     residual = motion.forward
     error = round_trip_error(motion.forward, motion.backward)
+    if motion.weight is not None:
+        trusted = np.exp(-0.5 * np.minimum(cv2.blur(np.minimum(error, 1e3), (9, 9)) / LOST, 20) ** 2)
+        residual = residual * (motion.weight * trusted)[..., None].astype(np.float32)
     there_x, there_y = x + residual[..., 0], y + residual[..., 1]
     seen = cv2.remap(valid.astype(np.uint8), there_x, there_y, cv2.INTER_NEAREST) > 0
     error[~seen | ~np.isfinite(error)] = np.inf
