@@ -161,6 +161,15 @@ def test_where_nothing_aligns_a_dense_method_answers_and_says_so(photo, unrelate
     assert "matches agree" in reason and f"{ALIGN} found no reliable homography" in reason
 
 
+def test_a_network_does_not_take_on_any_size(photo, monkeypatch):
+    monkeypatch.setattr(auto, "RULES", (auto.Rule("life-small", lambda regime: True, "for a test"),))
+    monkeypatch.setattr(auto, "NETWORK_PIXELS", 80 * 96)
+    small = flowkit.flow(photo, photo, device="cpu")
+    assert small.run.method == "life-small" and small.run.working_size0 == (80, 96) and small.size == (320, 384)
+    asked = flowkit.flow(photo, photo, resize=144, device="cpu")
+    assert asked.run.working_size0 == (120, 144)
+
+
 def test_a_way_back_that_is_missing_is_no_alignment(photo, monkeypatch):
     """Only one direction has a homography: then the fallback gives both."""
     from flowkit.pipelines import flow as flows
@@ -173,7 +182,7 @@ def test_a_way_back_that_is_missing_is_no_alignment(photo, monkeypatch):
 
     monkeypatch.setattr(flows, "by_alignment", one_way)
     moved = warped(photo, turn(40, 0.7, photo))
-    found = flowkit.flow(photo, moved, bidirectional=True, features="sift", resize=128, device="cpu")
+    found = flowkit.flow(photo, moved, bidirectional=True, features="sift", device="cpu")
     assert found.run.method == FALLBACK and found.backward.valid.all()
 
 
