@@ -34,10 +34,13 @@ from flowkit.pipelines.prepare import (
     size_note,
 )
 from flowkit.pipelines.refinement import project, resize_matrix
+from flowkit.pipelines.seeding import locally_consistent
 from flowkit.types import Alignment, Flow, Homography, Image, Matches, Run, Size, Status
 
 MAX_HOMOGRAPHIES = 10
 DENSE = {"xfeat*"}
+PLANAR = 0.8
+"""Share of the believable matches on one homography from which a scene is taken for a plane, or seen from one place."""
 _OTHER = {"mask0": "mask1", "mask1": "mask0"}
 """`align` counts SOURCE first, what is below it TARGET."""
 
@@ -98,6 +101,8 @@ def align(
         matches = found.matches  # those of the pictures turned or zoomed
     if matches.run is not None:
         run = replace(run, weights={**run.weights, **matches.run.weights})
+    if isinstance(network, FineAligner):
+        network.cautious = _one_plane(found.matches, found.matrix, threshold)
     fine = FineStage(target_image, source_image, size, network)
     if rules is not None:
         limit = RULES[rules] if multi_h else replace(RULES[rules], limit=1)
@@ -249,6 +254,13 @@ def original_flow(
             uv[0, rows][here] = mapped[:, 0] - x[column]
             uv[1, rows][here] = mapped[:, 1] - y[row]
     return uv, regions
+
+
+def _one_plane(matches: Matches, model: np.ndarray, threshold: float) -> bool:
+    """Whether nearly all matches that move as their neighbours do lie on one homography, which then is all there is to find."""
+    on_it = _errors(matches, model) <= threshold
+    moving_alike = locally_consistent(matches.points0, matches.points1) | on_it
+    return bool(on_it.sum() >= PLANAR * max(moving_alike.sum(), 1))
 
 
 def _errors(matches: Matches, model: np.ndarray) -> np.ndarray:

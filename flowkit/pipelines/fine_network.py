@@ -50,6 +50,8 @@ class FineAligner(FineNetwork):
     """RANSAC-Flow's network: both directions and their matchability at once; the target's features are kept."""
 
     scales = (0.5, 1.0)
+    cautious = False
+    """Whether all of its flow has to earn its place, long or short: where one homography explains the whole scene."""
 
     def __init__(self, spec: ModelSpec, settings: Settings, device: str) -> None:
         super().__init__(spec, settings, device)
@@ -76,7 +78,7 @@ class FineAligner(FineNetwork):
         assert found.confidence is not None
         forward, backward = (_last(flow[0, :, :height, :width].cpu().numpy()) for flow in (found.flow, found.backward))
         sure = found.confidence[0, 0, :height, :width].cpu().numpy()
-        return Motion(forward, backward, sure, earned(frame, warped, forward))
+        return Motion(forward, backward, sure, earned(frame, warped, forward, self.cautious))
 
     def _of_target(self, frame: np.ndarray) -> Tensor:
         """Its features at each size are computed once."""
@@ -96,12 +98,12 @@ class FineAligner(FineNetwork):
         return self._module.described(image.contiguous(memory_format=torch.channels_last))
 
 
-def earned(frame: np.ndarray, warped: np.ndarray, flow: np.ndarray) -> np.ndarray:
+def earned(frame: np.ndarray, warped: np.ndarray, flow: np.ndarray, cautious: bool = False) -> np.ndarray:
     """(H, W) in [0, 1]: how much of a flow (H, W, 2) between two pictures (H, W, 3) counts.
 
     Where a homography is right already, a network's small errors would only do harm: flow that is no longer than what it may
     err by counts as far as it makes the pictures more alike around the pixel than they are without it, by the similarity
-    that the network was trained with. Longer flow always counts.
+    that the network was trained with. Longer flow counts in any case, unless that is to be `cautious`.
     """
     import cv2
     import torch
@@ -117,7 +119,7 @@ def earned(frame: np.ndarray, warped: np.ndarray, flow: np.ndarray) -> np.ndarra
         for picture in (frame, warped, moved)
     )
     gain = cv2.GaussianBlur((ssim(target, after) - ssim(target, before))[0, 0].numpy(), (0, 0), AROUND)
-    length = cv2.GaussianBlur(np.linalg.norm(flow, axis=2), (0, 0), AROUND)
+    length = np.zeros_like(gain) if cautious else cv2.GaussianBlur(np.linalg.norm(flow, axis=2), (0, 0), AROUND)
     return np.clip(np.maximum(gain / GAIN, length / NOISE - 1), 0, 1).astype(np.float32)
 
 

@@ -159,7 +159,7 @@ def test_matches_out_of_a_flow(images, call):
     [
         (("--model", "constant", "--features", "sift"), "takes the place of features"),
         (("--weights", "w.safetensors"), "only together with --model"),
-        (("--model", "constant", "--weights", "w.safetensors", "--localize", "out"), "let it guide features"),
+        (("--model", "constant", "--weights", "w.safetensors", "--reconstruct", "out"), "let it guide features"),
     ],
 )
 def test_match_says_what_does_not_go_together(images, call, options, words):
