@@ -44,7 +44,7 @@ def test_align_by_the_network(images, weights, rules):
     assert record["provenance"]["options"]["rules"] == rules
     assert weights.name in record["provenance"]["weights"]
     uv = read_flow("o/flow.flo")[:, 20:-20, 20:-20]
-    np.testing.assert_allclose(np.nanmedian(uv, axis=(1, 2)), [3, 2], atol=0.1)  # what the homography says
+    np.testing.assert_allclose(np.nanmedian(uv, axis=(1, 2)), [3, 2], atol=0.4)  # what the homography says
     assert read_image("o/regions.png").size == (HEIGHT, WIDTH)
 
 
@@ -64,7 +64,7 @@ def test_flow_by_the_network_is_on_the_first_picture_s_grid(images, weights):
     ]
     assert run(arguments) == 0
     uv = read_flow("o/flow.flo")[:, 20:-20, 20:-20]
-    np.testing.assert_allclose(np.nanmedian(uv, axis=(1, 2)), [-3, -2], atol=0.1)
+    np.testing.assert_allclose(np.nanmedian(uv, axis=(1, 2)), [-3, -2], atol=0.4)
     assert run([*arguments, "--init", "matches", "--overwrite"]) == 2
 
 

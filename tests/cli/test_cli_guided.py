@@ -64,7 +64,11 @@ def test_a_batch_loads_the_guide_once_and_goes_on(tmp_path, monkeypatch):
         (["--guide", "lief"], EXIT_USAGE, "no model is called 'lief'"),
         (["--guide", "dis", "--features", "xfeat*"], EXIT_USAGE, "use --features xfeat"),
         (["--feature-weights", "r2d2"], EXIT_USAGE, "--feature-weights r2d2: give NAME=FILE"),
-        (["--feature-weights", "disk=x.pt"], EXIT_USAGE, "only superpoint, r2d2 take a file"),
+        (
+            ["--feature-weights", "disk=x.pt"],
+            EXIT_USAGE,
+            "only superpoint, r2d2, vgg16, resnet50, moco, conv4 take a file",
+        ),
         (["--feature-weights", "r2d2=x.pt"], EXIT_USAGE, "does not use it"),
         (["--features", "r2d2"], EXIT_WEIGHTS, "r2d2_WASF_N16.pt: the weights of 'r2d2' are not here; get it from"),
         (["--features", "r2d2", "--feature-weights", "r2d2=x.pt"], EXIT_WEIGHTS, "x.pt: no such weights file"),

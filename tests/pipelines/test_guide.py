@@ -181,7 +181,7 @@ def test_weights_on_this_machine(monkeypatch):
         ({"guide_radius": 3}, "--guide-radius 3: only together with --guide"),
         ({"guide": "dis", "features": "sift+xfeat*"}, "use --features xfeat"),
         ({"guide": "dis", "features": "surf"}, "no feature is called 'surf'"),
-        ({"feature_weights": {"sift": "x"}}, "only superpoint, r2d2 take a file"),
+        ({"feature_weights": {"sift": "x"}}, "only superpoint, r2d2, vgg16, resnet50, moco, conv4 take a file"),
         ({"feature_weights": {"r2d2": "x"}}, "sift.xfeat does not use it"),
     ],
 )
