@@ -273,7 +273,6 @@ RANSAC_FLOW_CPU = replace(
     batch=6,
     margin=24,
     scales=3,
-    hard=False,
     stages=(
         Stage(share=0.45, until=IMITATION, learning_rate=8e-4),
         Stage(share=0.30, until=STAGES[1]),
