@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -55,11 +56,10 @@ class FineAligner(FineNetwork):
 
     def __init__(self, spec: ModelSpec, settings: Settings, device: str) -> None:
         super().__init__(spec, settings, device)
-        from flowkit.models.finealign import folded
         from flowkit.models.weights import load_network
 
         loaded = load_network(spec.name, settings.weights, resolve_device(device))
-        self._module = folded(cast("FineAlign", loaded.module))
+        self._module = _folded(cast("FineAlign", loaded.module))
         self._device, self.weights = loaded.device, loaded.weights
         self._half = HALVES.get(settings.precision)
         self.options = {"precision": settings.precision if self._half else "fp32"}
@@ -96,6 +96,14 @@ class FineAligner(FineNetwork):
         padded = np.pad(picture, ((0, -height % divisor), (0, -width % divisor), (0, 0)), mode="edge")
         image = torch.from_numpy(padded).to(self._device).movedim(-1, 0)[None].float().div_(255)
         return self._module.described(image.contiguous(memory_format=torch.channels_last))
+
+
+@lru_cache(maxsize=2)
+def _folded(network: FineAlign) -> FineAlign:
+    """Once for all pairs of a batch: a network is loaded once a process."""
+    from flowkit.models.finealign import folded
+
+    return folded(network)
 
 
 def earned(frame: np.ndarray, warped: np.ndarray, flow: np.ndarray, cautious: bool = False) -> np.ndarray:

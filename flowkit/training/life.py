@@ -23,7 +23,7 @@ from flowkit.synth.lighting import relight
 from flowkit.synth.scene3d import Scene3DSettings
 from flowkit.training.posed import open_posed
 from flowkit.training.posed_windows import PosedSettings
-from flowkit.training.recipe import Recipe, Source, Stage
+from flowkit.training.recipe import Recipe, Source, Stage, either
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -134,9 +134,7 @@ class Triplets:
     def batch(self, count: int, size: Size, seed: int) -> PairBatch:
         """`count` triplets of `size`; the same arguments give the same."""
         host = torch.Generator().manual_seed(seed)
-        real = bool(torch.rand((), generator=host) < self.recipe.photographs)
-        sources = (self.photographs, self.rendered) if real else (self.rendered, self.photographs)
-        source = next(source for source in sources if source is not None)
+        source = either(self.rendered, self.photographs, self.recipe.photographs, host)
         strength = self.recipe.warp_least ** float(torch.rand((), generator=host))
         warp = weakened(self.recipe.warp, strength)
         return triplet(source.batch(count, size, seed), warp, self.recipe.warp_lighting, host)

@@ -27,14 +27,14 @@ from flowkit.losses.alignment import (
 )
 from flowkit.losses.matching import global_matching_loss
 from flowkit.losses.sequence import flow_metrics, sequence_loss
-from flowkit.models.finealign import FineAlignment
+from flowkit.models.finealign import FineAlignment, agreed
 from flowkit.pipelines.dis import dis_flow
 from flowkit.pipelines.seeding import round_trip_error
 from flowkit.synth.engine import EngineSettings
 from flowkit.synth.lighting import relight
 from flowkit.synth.scene3d import Scene3DSettings
 from flowkit.training.aligned_pairs import open_aligned
-from flowkit.training.recipe import Recipe, Source, Stage
+from flowkit.training.recipe import Recipe, Source, Stage, either
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -137,9 +137,9 @@ class AlignmentRecipe(Recipe):
         )
         image0, image1 = torch.cat([image0, image1]), torch.cat([image1, image0])
         inner = weight = central(image0, self.margin)
-        agreed = self._agreed(prediction, inner) if self.judges else None
-        if agreed is not None:
-            weight = agreed
+        both = self._both_ends(prediction, inner) if self.judges else None
+        if both is not None:
+            weight = both
         terms = {
             "reconstruction": reconstruction_loss(
                 image0, image1, flow, around(weight) if self.hard else weight, self.scales
@@ -147,10 +147,10 @@ class AlignmentRecipe(Recipe):
         }
         if self.until != STAGES[0]:
             terms["cycle"] = self.cycle * cycle_loss(flow, back, weight)
-        if agreed is not None:
-            terms["matchability"] = self.matchability * matchability_loss(agreed, inner)
-        if self.until == STAGES[3] and agreed is not None:
-            terms["smoothness"] = self.smoothness * smoothness_loss(flow, (1 - agreed) * inner)
+        if both is not None:
+            terms["matchability"] = self.matchability * matchability_loss(both, inner)
+        if self.until == STAGES[3] and both is not None:
+            terms["smoothness"] = self.smoothness * smoothness_loss(flow, (1 - both) * inner)
         total = sum(terms.values(), torch.zeros((), device=flow.device))
         figures = {} if not bool(batch.valid.any()) else flow_metrics(prediction.flow, batch, self.max_flow)
         return {"loss": total, **terms, **figures}
@@ -166,10 +166,8 @@ class AlignmentRecipe(Recipe):
         return {"loss": terms["imitation"] + features, **terms, **flow_metrics(prediction.flow, batch, self.max_flow)}
 
     @staticmethod
-    def _agreed(prediction: FineAlignment, inner: Tensor) -> Tensor:
+    def _both_ends(prediction: FineAlignment, inner: Tensor) -> Tensor:
         """(2B, 1, H, W): the matchability of both ends, borders of the crops counting as nothing, in both directions."""
-        from flowkit.models.finealign import agreed
-
         assert prediction.matchability is not None
         assert prediction.backward is not None
         assert prediction.backward_matchability is not None
@@ -195,9 +193,7 @@ class Lit:
     def batch(self, count: int, size: Size, seed: int) -> PairBatch:
         """`count` pairs of `size`; the same arguments give the same."""
         host = torch.Generator().manual_seed(seed)
-        real = bool(torch.rand((), generator=host) < self.recipe.photographs)
-        sources = (self.photographs, self.rendered) if real else (self.rendered, self.photographs)
-        source = next(source for source in sources if source is not None)
+        source = either(self.rendered, self.photographs, self.recipe.photographs, host)
         pairs = source.batch(count, size, seed)
         if self.recipe.until == IMITATION:
             pairs = imitated(pairs)

@@ -33,6 +33,15 @@ class Source(Protocol):
         ...
 
 
+def either(rendered: Source | None, photographs: Source | None, share: float, generator: torch.Generator) -> Source:
+    """One of two sources, the photographs with a chance of `share`; the other one where that is not there."""
+    import torch
+
+    real = bool(torch.rand((), generator=generator) < share)
+    sources = (photographs, rendered) if real else (rendered, photographs)
+    return next(source for source in sources if source is not None)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of a run with crops and motions of its own; None takes the recipe's value."""

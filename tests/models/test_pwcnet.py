@@ -1,5 +1,7 @@
 """PWC-Net: counts (spec.md section 12), levels, the mask of the warp, and what its matching looks at."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -58,7 +60,8 @@ class Shifted(torch.nn.Module):
 
 
 def test_without_gradients_it_is_computed_otherwise_but_the_same(tiny: PWCNet) -> None:
-    images = torch.rand(2, 2, 3, 64, 128)
+    images = torch.rand(2, 2, 3, 64, 128, dtype=torch.float64)
+    tiny = copy.deepcopy(tiny).double()  # in which another order of summation makes no difference
     with torch.no_grad():
         summed = tiny(*images)
     joined = tiny(*images)

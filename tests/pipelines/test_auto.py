@@ -26,18 +26,6 @@ NEAR = Regime(
 )
 
 
-@pytest.fixture(scope="module")
-def photo():
-    data = pytest.importorskip("skimage.data")
-    return cv2.resize(data.astronaut(), (384, 320), interpolation=cv2.INTER_AREA)
-
-
-@pytest.fixture(scope="module")
-def unrelated():
-    data = pytest.importorskip("skimage.data")
-    return cv2.resize(data.coffee(), (384, 320), interpolation=cv2.INTER_AREA)
-
-
 def warped(photo, matrix):
     """image1 with image1(H p) = image0(p)."""
     return cv2.warpPerspective(photo, matrix, photo.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)

@@ -13,18 +13,6 @@ from flowkit.types import Image, Matches, Status
 cv2 = pytest.importorskip("cv2")
 
 
-@pytest.fixture(scope="module")
-def photo():
-    data = pytest.importorskip("skimage.data")
-    return cv2.resize(data.astronaut(), (384, 320), interpolation=cv2.INTER_AREA)
-
-
-@pytest.fixture(scope="module")
-def unrelated():
-    data = pytest.importorskip("skimage.data")
-    return cv2.resize(data.coffee(), (384, 320), interpolation=cv2.INTER_AREA)
-
-
 TRUE_H = np.array([[1.02, 0.08, 12.0], [-0.06, 0.97, 7.0], [5e-5, -4e-5, 1.0]])
 
 
