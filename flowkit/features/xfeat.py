@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,10 +36,14 @@ class XFeat:
     name = "xfeat"
 
     def __init__(self, *, device: str = "cpu", max_keypoints: int | None = None, max_side: int | None = None) -> None:
-        self.network = load_network(device)
         self.device, self.max_side = device, max_side
         self.max_keypoints = 4096 if max_keypoints is None else max_keypoints
         self.weights: Mapping[str, str] = {"xfeat": card("xfeat").sha256}
+
+    @cached_property
+    def network(self) -> Network:
+        """Loaded when it is first needed: other features may be at work before."""
+        return load_network(self.device)
 
     def extract(self, image: Image, mask: np.ndarray | None = None) -> Features:
         """Keypoints in the image's original pixels, best first; descriptors have unit length."""
@@ -58,10 +62,14 @@ class XFeatStar:
     name = "xfeat*"
 
     def __init__(self, *, device: str = "cpu", max_keypoints: int | None = None, max_side: int | None = None) -> None:
-        self.network = load_network(device)
         self.device, self.max_side = device, max_side
         self.max_keypoints = 8000 if max_keypoints is None else max_keypoints
         self.weights: Mapping[str, str] = {"xfeat": card("xfeat").sha256}
+
+    @cached_property
+    def network(self) -> Network:
+        """Loaded when it is first needed: other features may be at work before."""
+        return load_network(self.device)
 
     def match(self, image0: Image, image1: Image) -> Matches:
         """Matches in the original pixels of both images; the score is the fine matcher's confidence."""

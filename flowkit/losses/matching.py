@@ -7,6 +7,7 @@ Oord et al. 2018, over the window that the network will search).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -77,4 +78,24 @@ def global_matching_loss(features0: Tensor, features1: Tensor, batch: PairBatch,
     counts = (share.flatten(1) > KNOWN) & (wanted.sum(-1) > KNOWN)
     guessed = (COSINE_SHARPNESS * first.mT @ second).log_softmax(-1)
     entropy = -(guessed * wanted).sum(-1)
+    return (entropy * counts).sum() / counts.sum().clamp_min(1)
+
+
+def window_matching_loss(scores: Tensor, batch: PairBatch, *, max_flow: float = 1000.0) -> Tensor:
+    """The mean cross-entropy between softmax of scores for the displacements of a window and the true displacement; a scalar.
+
+    Scores (B, (2r+1)^2, h, w), row-major (dy, dx), in cells of their grid. A mean displacement may be right by chance of two
+    wrong ones; this asks for the true one. It is bilinear between displacements; cells that are hidden, or whose truth lies
+    out of the window, do not count.
+    """
+    height, width = scores.shape[-2:]
+    radius = (math.isqrt(scores.shape[1]) - 1) // 2
+    weight = pixel_weights(batch, max_flow, occluded=0.0)
+    flow, share = truth_on_grid(batch.flow, weight, (int(height), int(width)))
+    cells = flow * flow.new_tensor([width / batch.size[1], height / batch.size[0]]).view(2, 1, 1)
+    line = torch.arange(-radius, radius + 1, device=batch.device, dtype=flow.dtype).view(-1, 1, 1)
+    near_x, near_y = ((1 - (cells[:, None, axis] - line).abs()).clamp_min(0) for axis in (0, 1))  # (B, 2r+1, h, w)
+    wanted = (near_y[:, :, None] * near_x[:, None]).flatten(1, 2)
+    counts = (share > KNOWN) & (wanted.sum(1) > KNOWN)
+    entropy = -(wide(scores).log_softmax(1) * wanted).sum(1)
     return (entropy * counts).sum() / counts.sum().clamp_min(1)

@@ -41,6 +41,8 @@ class FineAlignment(FlowPrediction):
     backward_matchability: Tensor | None = None
     described: tuple[Tensor, Tensor] | None = None
     """Features (B, 256, H/8, W/8) of unit length of both pictures."""
+    scores: tuple[Tensor, Tensor] | None = None
+    """(B, 49, H/8, W/8) of both directions: what the flow is the expectation of, under a softmax."""
 
 
 class BlurPool(nn.Module):
@@ -157,11 +159,15 @@ class FineAlign(nn.Module):
         """The same as `forward` from `described` pictures: a target's are the same under every homography."""
         both, other = torch.cat([maps0, maps1]), torch.cat([maps1, maps0])
         similarities = maps0.shape[1] * local_correlation(both, other, RADIUS)
-        flows = enlarged(expectation(self.flow(similarities)))
+        scores = self.flow(similarities)
+        flows = enlarged(expectation(scores))
         targets = flow_targets(STRIDE * flows)
         targets = kept_inside(targets, (int(flows.shape[-2]), int(flows.shape[-1])))
         forward, backward = (targets.movedim(-1, 1) - grid_like(flows)).chunk(2)
-        answer = FineAlignment(forward, [forward], [1], backward=backward, described=(maps0, maps1))
+        there, back = scores.chunk(2)
+        answer = FineAlignment(
+            forward, [forward], [1], backward=backward, described=(maps0, maps1), scores=(there, back)
+        )
         if matchability:
             sure = enlarged(torch.sigmoid(wide(self.matchability(similarities))))
             answer.matchability, answer.backward_matchability = sure.chunk(2)

@@ -103,7 +103,10 @@ def align(
         run = replace(run, weights={**run.weights, **matches.run.weights})
     if isinstance(network, FineAligner):
         network.cautious = _one_plane(found.matches, found.matrix, threshold)
-    fine = FineStage(target_image, source_image, size, network)
+    keep = (_errors(matches, found.matrix) <= threshold) | locally_consistent(matches.points0, matches.points1)
+    believable = replace(matches, pairs=matches.pairs[keep], scores=matches.scores[keep], origin=None)
+    plane = _one_plane(found.matches, found.matrix, threshold)
+    fine = FineStage(target_image, source_image, size, network, believable, 0.0 if plane else 1.0)
     if rules is not None:
         limit = RULES[rules] if multi_h else replace(RULES[rules], limit=1)
         fit = _batched_ransac(limit, source_image.size, threshold, resolve_device(device), seed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowkit.pipelines.dis import dis_flow, variational_refinement
+from flowkit.pipelines.evidence import Evidence
 from flowkit.pipelines.filling import fill
 from flowkit.pipelines.matching_cost import MatchingCost, pixel_grid
 from flowkit.pipelines.refinement import project, unaliased, warp_onto
@@ -90,11 +91,13 @@ def fine_layer(
     pair_flow: PairFlow,
     pad: int = 8,
     before: np.ndarray | None = None,
+    evidence: Evidence | None = None,
 ) -> Layer:
     """The flow between the target (H, W, 3) and the source warped by `matrix` (target's working pixels -> source's pixels).
 
     Both are shown `pad` pixels beyond the target's frame. `before` (H, W, 2) is a residual flow that is known already: the
-    source is sampled once, at matrix(p + before(p)), and what is found comes on top.
+    source is sampled once, at matrix(p + before(p)), and what is found comes on top. It counts as far as the `evidence`, in
+    the target's working pixels, goes along.
     """
     import cv2
 
@@ -113,6 +116,10 @@ def fine_layer(
     if motion.weight is not None:
         trusted = np.exp(-0.5 * np.minimum(cv2.blur(np.minimum(error, 1e3), (9, 9)) / LOST, 20) ** 2)
         residual = residual * (motion.weight * trusted)[..., None].astype(np.float32)
+    if evidence is not None:
+        evidence = evidence.moved(pad)
+        evidence = evidence if before is None else evidence.after(before)
+        residual = residual * evidence.weight(residual)[..., None]
     there_x, there_y = x + residual[..., 0], y + residual[..., 1]
     seen = cv2.remap(valid.astype(np.uint8), there_x, there_y, cv2.INTER_NEAREST) > 0
     error[~seen | ~np.isfinite(error)] = np.inf

@@ -8,6 +8,7 @@ import numpy as np
 
 from flowkit.errors import UsageError
 from flowkit.models.registry import model_spec
+from flowkit.pipelines.evidence import Evidence
 from flowkit.pipelines.fine import MARGIN, Layer, dis_pair, fine_layer
 from flowkit.pipelines.fine_network import FineAligner, FineNetwork
 from flowkit.pipelines.network import Settings
@@ -26,8 +27,17 @@ BEYOND = 0.25
 class FineStage:
     """The fine flow of one pair under any homography, at the working size: by DIS unless a network is given."""
 
-    def __init__(self, target: Image, source: Image, size: Size, network: FineNetwork | None = None) -> None:
+    def __init__(
+        self,
+        target: Image,
+        source: Image,
+        size: Size,
+        network: FineNetwork | None = None,
+        matches: Matches | None = None,
+        otherwise: float = 1.0,
+    ) -> None:
         self.target, self.source, self.size, self.network = target, source, size, network
+        self.matches, self.otherwise = matches, otherwise
         self.picture = resized_image(target, size).rgb8
 
     def layer(
@@ -50,7 +60,7 @@ class FineStage:
         matrix = matrix @ np.linalg.inv(resize_matrix(self.target.size, self.size)) @ _moved(window)
         picture = self.picture[window]
         if self.network is not None:
-            layer = self._by_network(picture, matrix, self.network, scales or self.network.scales)
+            layer = self._by_network(window, matrix, self.network, scales or self.network.scales)
         elif seeds is not None:
             layer = self._seeded(matrix, seeds)
         else:
@@ -67,17 +77,31 @@ class FineStage:
         return fine_layer(self.picture, self.source.rgb8, matrix, seeded, pad)
 
     def _by_network(
-        self, picture: np.ndarray, matrix: np.ndarray, network: FineNetwork, scales: Sequence[float]
+        self, window: tuple[slice, slice], matrix: np.ndarray, network: FineNetwork, scales: Sequence[float]
     ) -> Layer:
         """From small to large; what is found at one size is where the next one begins."""
+        picture = self.picture[window]
         layer, full = None, (picture.shape[0], picture.shape[1])
         for scale in scales:
             size: Size = max(16, round(full[0] * scale)), max(16, round(full[1] * scale))
             before = None if layer is None else _enlarged_flow(layer.residual, size)
             working = matrix @ np.linalg.inv(resize_matrix(full, size))
-            layer = fine_layer(resized(picture, size), self.source.rgb8, working, network, before=before)
+            evidence = self._evidence(working, window, full, size) if isinstance(network, FineAligner) else None
+            layer = fine_layer(
+                resized(picture, size), self.source.rgb8, working, network, before=before, evidence=evidence
+            )
         assert layer is not None
         return layer
+
+    def _evidence(self, working: np.ndarray, window: tuple[slice, slice], full: Size, size: Size) -> Evidence | None:
+        """What the matches say under a homography `working` -> source, in pixels of the window at `size`, of `full` before."""
+        if self.matches is None:
+            return None
+        start = np.array([window[1].start, window[0].start])
+        here = scaled_points(scaled_points(self.matches.points0, self.target.size, self.size) - start, full, size)
+        residual = project(np.linalg.inv(working), self.matches.points1) - here
+        seen = np.isfinite(residual).all(axis=1)
+        return Evidence(here[seen], residual[seen].astype(np.float32), self.otherwise)
 
 
 def _window(points: np.ndarray, size: Size) -> tuple[slice, slice]:

@@ -23,6 +23,7 @@ from flowkit.pipelines.prepare import (
     size_note,
     working_size,
 )
+from flowkit.pipelines.side_by_side import import_ahead
 from flowkit.types import Image, Matches, Run
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def match(
     started = time.perf_counter()
     check_guide(guide, guide_radius)
     pair = load_pair(image0, image1)
+    import_ahead("torch", "kornia.feature", "scipy.spatial")  # seconds; SIFT works without
     device = resolve_device(device)
     chosen = chosen_features(features, feature_weights)
     masks = chosen_masks(pair, mask0, mask1)

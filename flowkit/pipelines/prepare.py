@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from pathlib import Path
+
 import numpy as np
 
 from flowkit.errors import InputError, UsageError
@@ -33,8 +37,8 @@ def is_blank(image: Image) -> bool:
 
 def resolve_device(device: str) -> str:
     """`auto` becomes cuda where there is a GPU; UsageError for a device that this machine does not have."""
-    if device == "cpu":
-        return device
+    if device == "cpu" or (device == "auto" and not _has_gpu()):
+        return "cpu"
     import torch
 
     if device == "auto":
@@ -51,6 +55,17 @@ def resolve_device(device: str) -> str:
             raise UsageError("--device mps: this machine has no Metal GPU; use --device cpu")
         return device
     raise UsageError(f"--device {device}: use auto, cpu, cuda, cuda:N or mps")
+
+
+def _has_gpu() -> bool:
+    """Whether torch might find a GPU; False only where it surely does not, which is known long before torch is there."""
+    if not sys.platform.startswith("linux") or Path("/dev/kfd").exists():  # AMD's
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def working_size(

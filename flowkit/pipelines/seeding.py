@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from flowkit.pipelines.filling import fill
 from flowkit.pipelines.matching_cost import OUTSIDE_COST, MatchingCost, pixel_grid
+from flowkit.pipelines.side_by_side import both
 
 MAX_COST = 0.3
 """Pixels that match no better than this are taken for hidden: true matches cost 0.05 to 0.2, chance finds 0.3 and more."""
@@ -215,18 +217,19 @@ def densify(
     small0, small1 = shrunk(rgb0), shrunk(rgb1)
     small_valid1 = None if valid1 is None else shrunk(valid1.astype(np.uint8), cv2.INTER_NEAREST) > 0
     enough = len(seeds0) >= 10
-    flows = []
-    for a, b, valid, p, q, way in (
-        (small0, small1, small_valid1, seeds0, seeds1, 0),
-        (small1, small0, None, seeds1, seeds0, 1),
-    ):
+
+    def cheapest(way: int) -> tuple[np.ndarray, np.ndarray]:
+        (a, p), (b, q) = ((small0, seeds0), (small1, seeds1))[:: 1 if way == 0 else -1]
         planes = Planes.fit(p, q) if enough else None
-        flows.append(spread(MatchingCost(a, b, valid), planes, [shrunk(c[way]) * factor for c in candidates]))
-    results = []
-    for (flow, cost), (other, _), guide, seeds, motion in (
-        (flows[0], flows[1], small0, seeds0, seeds1 - seeds0),
-        (flows[1], flows[0], small1, seeds1, seeds0 - seeds1),
-    ):
+        cost = MatchingCost(a, b, small_valid1 if way == 0 else None)
+        return spread(cost, planes, [shrunk(c[way]) * factor for c in candidates])
+
+    flows = both(partial(cheapest, 0), partial(cheapest, 1))
+
+    def completed(way: int) -> tuple[np.ndarray, np.ndarray]:
+        (flow, cost), (other, _) = flows[way], flows[1 - way]
+        guide, seeds = ((small0, seeds0), (small1, seeds1))[way]
+        motion = (seeds1 - seeds0) * (1 if way == 0 else -1)
         # What is hidden in the other picture finds a partner by chance too, but never a good one.
         agree = round_trip_error(flow, other) < tolerance
         bound = max(MAX_COST, 1.75 * float(np.median(cost[agree]))) if agree.any() else MAX_COST
@@ -238,8 +241,10 @@ def densify(
         if scale < 1:
             filled = cv2.resize(filled, (width, height), interpolation=cv2.INTER_LINEAR) / factor
             keep = cv2.resize(keep.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        results.append((filled.astype(np.float32), keep))
-    return Dense(results[0][0], results[1][0], results[0][1], results[1][1])
+        return filled.astype(np.float32), keep
+
+    (forward, kept0), (backward, kept1) = both(partial(completed, 0), partial(completed, 1))
+    return Dense(forward, backward, kept0, kept1)
 
 
 def round_trip_error(flow: np.ndarray, backward: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from flowkit.losses.alignment import (
     reconstruction_loss,
     smoothness_loss,
 )
-from flowkit.losses.matching import global_matching_loss
+from flowkit.losses.matching import global_matching_loss, window_matching_loss
 from flowkit.losses.sequence import flow_metrics, sequence_loss
 from flowkit.models.finealign import FineAlignment, agreed
 from flowkit.pipelines.dis import dis_flow
@@ -156,14 +156,22 @@ class AlignmentRecipe(Recipe):
         return {"loss": total, **terms, **figures}
 
     def _imitation(self, prediction: FineAlignment, batch: PairBatch) -> dict[str, Tensor]:
-        """By how many pixels both flows differ from those of `imitated` pairs, and how well the features find their cells."""
+        """By how many pixels both flows differ from those of `imitated` pairs, how sure the softmax is of their displacements,
+        and how well the features find their cells."""
         assert prediction.backward is not None
         assert prediction.described is not None
+        assert prediction.scores is not None
+        backwards = batch.reversed()
         there = sequence_loss([prediction.flow], [1], batch, max_flow=self.max_flow)
-        back = sequence_loss([prediction.backward], [1], batch.reversed(), max_flow=self.max_flow)
+        back = sequence_loss([prediction.backward], [1], backwards, max_flow=self.max_flow)
+        window = sum(
+            window_matching_loss(scores, each, max_flow=self.max_flow) / 2
+            for scores, each in zip(prediction.scores, (batch, backwards), strict=True)
+        )
         features = global_matching_loss(*prediction.described, batch, max_flow=self.max_flow)
-        terms = {"imitation": (there + back) / 2, "features": features}
-        return {"loss": terms["imitation"] + features, **terms, **flow_metrics(prediction.flow, batch, self.max_flow)}
+        terms = {"imitation": (there + back) / 2, "window": torch.as_tensor(window), "features": features}
+        total = sum(terms.values(), torch.zeros((), device=features.device))
+        return {"loss": total, **terms, **flow_metrics(prediction.flow, batch, self.max_flow)}
 
     @staticmethod
     def _both_ends(prediction: FineAlignment, inner: Tensor) -> Tensor:
