@@ -18,6 +18,7 @@ import numpy as np
 from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography
 from flowkit.estimators.ransac import fit_homography_ransac, official_threshold
+from flowkit.pipelines.evidence import believable, errors, one_plane
 from flowkit.pipelines.fine import join
 from flowkit.pipelines.fine_network import FineAligner
 from flowkit.pipelines.fine_stage import FineStage, fine_network, fine_size
@@ -33,14 +34,11 @@ from flowkit.pipelines.prepare import (
     resolve_device,
     size_note,
 )
-from flowkit.pipelines.refinement import project, resize_matrix
-from flowkit.pipelines.seeding import locally_consistent
+from flowkit.pipelines.refinement import resize_matrix
 from flowkit.types import Alignment, Flow, Homography, Image, Matches, Run, Size, Status
 
 MAX_HOMOGRAPHIES = 10
 DENSE = {"xfeat*"}
-PLANAR = 0.8
-"""Share of the believable matches on one homography from which a scene is taken for a plane, or seen from one place."""
 _OTHER = {"mask0": "mask1", "mask1": "mask0"}
 """`align` counts SOURCE first, what is below it TARGET."""
 
@@ -101,12 +99,10 @@ def align(
         matches = found.matches  # those of the pictures turned or zoomed
     if matches.run is not None:
         run = replace(run, weights={**run.weights, **matches.run.weights})
-    if isinstance(network, FineAligner):
-        network.cautious = _one_plane(found.matches, found.matrix, threshold)
-    keep = (_errors(matches, found.matrix) <= threshold) | locally_consistent(matches.points0, matches.points1)
-    believable = replace(matches, pairs=matches.pairs[keep], scores=matches.scores[keep], origin=None)
-    plane = _one_plane(found.matches, found.matrix, threshold)
-    fine = FineStage(target_image, source_image, size, network, believable, 0.0 if plane else 1.0)
+    fine = FineStage(target_image, source_image, size, network)
+    if isinstance(network, FineAligner) and rules is None:
+        fine.witnesses = believable(matches, found.matrix, threshold)
+        fine.plane = one_plane(found.matches, found.matrix, threshold)
     if rules is not None:
         limit = RULES[rules] if multi_h else replace(RULES[rules], limit=1)
         fit = _batched_ransac(limit, source_image.size, threshold, resolve_device(device), seed)
@@ -116,10 +112,10 @@ def align(
         joined = aggregated(layers, limit)
     else:
         models = [found.matrix, *(further_homographies(matches, found.matrix, threshold, seed) if multi_h else [])]
-        near = [matches.points0[_errors(matches, matrix) <= threshold] for matrix in models[1:]]
+        near = [matches.points0[errors(matches, matrix) <= threshold] for matrix in models[1:]]
         layers = [fine.layer(found.matrix, seeds=matches if multi_h else None)]
         layers += [fine.layer(matrix, around=points) for matrix, points in zip(models[1:], near, strict=True)]
-        joined = join(layers, fine.picture)
+        joined = join(layers, fine.picture, fine.plane)
     if network is not None:
         run = replace(run, weights={**run.weights, **network.weights}, options={**run.options, **network.options})
     flow, regions = original_flow(joined.residual, joined.choice, models, size, target_image.size)
@@ -204,7 +200,7 @@ def coarse_flow(alignment: Alignment) -> np.ndarray:
 def further_homographies(matches: Matches, first: np.ndarray, threshold: float, seed: int) -> list[np.ndarray]:
     """More homographies from the matches that the ones before leave over, until one lacks support."""
     found: list[np.ndarray] = []
-    left = _errors(matches, first) > 2 * threshold
+    left = errors(matches, first) > 2 * threshold
     enough = max(20, int(0.01 * len(matches)))
     while len(found) < MAX_HOMOGRAPHIES - 1:
         fit = fit_homography(
@@ -213,7 +209,7 @@ def further_homographies(matches: Matches, first: np.ndarray, threshold: float, 
         if fit.model is None:
             break
         found.append(fit.model)
-        left &= _errors(matches, fit.model) > 2 * threshold
+        left &= errors(matches, fit.model) > 2 * threshold
     return found
 
 
@@ -259,20 +255,8 @@ def original_flow(
     return uv, regions
 
 
-def _one_plane(matches: Matches, model: np.ndarray, threshold: float) -> bool:
-    """Whether nearly all matches that move as their neighbours do lie on one homography, which then is all there is to find."""
-    on_it = _errors(matches, model) <= threshold
-    moving_alike = locally_consistent(matches.points0, matches.points1) | on_it
-    return bool(on_it.sum() >= PLANAR * max(moving_alike.sum(), 1))
-
-
-def _errors(matches: Matches, model: np.ndarray) -> np.ndarray:
-    error = np.linalg.norm(project(model, matches.points0) - matches.points1, axis=1)
-    return np.where(np.isfinite(error), error, np.inf)
-
-
 def _supporters(matches: Matches, model: np.ndarray, threshold: float) -> int:
-    return int((_errors(matches, model) <= threshold).sum())
+    return int((errors(matches, model) <= threshold).sum())
 
 
 def _enlarged(values: np.ndarray, size: Size) -> np.ndarray:

@@ -76,8 +76,6 @@ class Motion:
     forward: np.ndarray
     backward: np.ndarray
     matchability: np.ndarray | None = None
-    weight: np.ndarray | None = None
-    """(H, W) in [0, 1]: how much of the first one counts; all of it where that is not said."""
 
 
 PairFlow = Callable[[np.ndarray, np.ndarray, np.ndarray], Motion]
@@ -113,10 +111,9 @@ def fine_layer(
     motion = pair_flow(frame, warped, valid)
     residual = motion.forward
     error = round_trip_error(motion.forward, motion.backward)
-    if motion.weight is not None:
-        trusted = np.exp(-0.5 * np.minimum(cv2.blur(np.minimum(error, 1e3), (9, 9)) / LOST, 20) ** 2)
-        residual = residual * (motion.weight * trusted)[..., None].astype(np.float32)
     if evidence is not None:
+        trusted = np.exp(-0.5 * np.minimum(cv2.blur(np.minimum(error, 1e3), (9, 9)) / LOST, 20) ** 2)
+        residual = residual * trusted[..., None].astype(np.float32)
         evidence = evidence.moved(pad)
         evidence = evidence if before is None else evidence.after(before)
         residual = residual * evidence.weight(residual)[..., None]
@@ -163,11 +160,11 @@ def dis_pair(points: tuple[np.ndarray, np.ndarray] | None = None) -> PairFlow:
     return pair_flow
 
 
-def join(layers: Sequence[Layer], guide: np.ndarray) -> Joined:
+def join(layers: Sequence[Layer], guide: np.ndarray, plane: bool = False) -> Joined:
     """Each pixel takes the layer of least cost among those whose two directions agree, the first one where none does.
 
     What no layer explains, the source does not show. There the flow goes on from the surroundings, layer by layer, up to the
-    edges of `guide`, the target (H, W, 3) uint8; its confidence is nil.
+    edges of `guide`, the target (H, W, 3) uint8, or as the homography has it where all is one `plane`; its confidence is nil.
     """
     first = layers[0]
     smallest = max(60, int(MIN_SHARE * first.cost.size))
@@ -187,7 +184,9 @@ def join(layers: Sequence[Layer], guide: np.ndarray) -> Joined:
     # The rim of large hidden parts is not to be gone on from.
     lost |= _dilated(without_specks(~known, smallest), RIM)
     confidence[lost | (agreed & ~known)] = 0
-    if lost.any() and not lost.all():
+    if plane:
+        residual[lost & (choice == 0)] = 0
+    elif lost.any() and not lost.all():
         residual, choice = _continued([layer.residual for layer in layers], choice, lost, guide)
     return Joined(residual, choice, confidence.astype(np.float32))
 

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
     from flowkit.models.finealign import FineAlign
 
-AROUND = 6.0
-"""Pixels (sigma) over which a similarity is averaged before it is believed."""
-GAIN = 0.05
-"""Similarity that a short flow must add to count wholly."""
-NOISE = 2.0
-"""Pixels that the network may err by: flow up to this is short, twice as much is long."""
 HALVES = {"fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -51,8 +45,6 @@ class FineAligner(FineNetwork):
     """RANSAC-Flow's network: both directions and their matchability at once; the target's features are kept."""
 
     scales = (0.5, 1.0)
-    cautious = False
-    """Whether all of its flow has to earn its place, long or short: where one homography explains the whole scene."""
 
     def __init__(self, spec: ModelSpec, settings: Settings, device: str) -> None:
         super().__init__(spec, settings, device)
@@ -78,7 +70,7 @@ class FineAligner(FineNetwork):
         assert found.confidence is not None
         forward, backward = (_last(flow[0, :, :height, :width].cpu().numpy()) for flow in (found.flow, found.backward))
         sure = found.confidence[0, 0, :height, :width].cpu().numpy()
-        return Motion(forward, backward, sure, earned(frame, warped, forward, self.cautious))
+        return Motion(forward, backward, sure)
 
     def _of_target(self, frame: np.ndarray) -> Tensor:
         """Its features at each size are computed once."""
@@ -104,31 +96,6 @@ def _folded(network: FineAlign) -> FineAlign:
     from flowkit.models.finealign import folded
 
     return folded(network)
-
-
-def earned(frame: np.ndarray, warped: np.ndarray, flow: np.ndarray, cautious: bool = False) -> np.ndarray:
-    """(H, W) in [0, 1]: how much of a flow (H, W, 2) between two pictures (H, W, 3) counts.
-
-    Where a homography is right already, a network's small errors would only do harm: flow that is no longer than what it may
-    err by counts as far as it makes the pictures more alike around the pixel than they are without it, by the similarity
-    that the network was trained with. Longer flow counts in any case, unless that is to be `cautious`.
-    """
-    import cv2
-    import torch
-
-    from flowkit.ops.ssim import ssim
-    from flowkit.pipelines.matching_cost import pixel_grid
-
-    x, y = pixel_grid(*frame.shape[:2])
-    there = x + flow[..., 0], y + flow[..., 1]
-    moved = cv2.remap(warped, *there, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    target, before, after = (
-        torch.from_numpy(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)).float()[None, None] / 255
-        for picture in (frame, warped, moved)
-    )
-    gain = cv2.GaussianBlur((ssim(target, after) - ssim(target, before))[0, 0].numpy(), (0, 0), AROUND)
-    length = np.zeros_like(gain) if cautious else cv2.GaussianBlur(np.linalg.norm(flow, axis=2), (0, 0), AROUND)
-    return np.clip(np.maximum(gain / GAIN, length / NOISE - 1), 0, 1).astype(np.float32)
 
 
 def _last(flow: np.ndarray) -> np.ndarray:

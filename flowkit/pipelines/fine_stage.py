@@ -27,17 +27,13 @@ BEYOND = 0.25
 class FineStage:
     """The fine flow of one pair under any homography, at the working size: by DIS unless a network is given."""
 
-    def __init__(
-        self,
-        target: Image,
-        source: Image,
-        size: Size,
-        network: FineNetwork | None = None,
-        matches: Matches | None = None,
-        otherwise: float = 1.0,
-    ) -> None:
+    witnesses: Matches | None = None
+    """Matches that a network's flow has to go along with, or not; None to believe it."""
+    plane = False
+    """Whether the scene is one plane, or seen from one place."""
+
+    def __init__(self, target: Image, source: Image, size: Size, network: FineNetwork | None = None) -> None:
         self.target, self.source, self.size, self.network = target, source, size, network
-        self.matches, self.otherwise = matches, otherwise
         self.picture = resized_image(target, size).rgb8
 
     def layer(
@@ -86,7 +82,7 @@ class FineStage:
             size: Size = max(16, round(full[0] * scale)), max(16, round(full[1] * scale))
             before = None if layer is None else _enlarged_flow(layer.residual, size)
             working = matrix @ np.linalg.inv(resize_matrix(full, size))
-            evidence = self._evidence(working, window, full, size) if isinstance(network, FineAligner) else None
+            evidence = self._evidence(working, window, full, size)
             layer = fine_layer(
                 resized(picture, size), self.source.rgb8, working, network, before=before, evidence=evidence
             )
@@ -95,13 +91,13 @@ class FineStage:
 
     def _evidence(self, working: np.ndarray, window: tuple[slice, slice], full: Size, size: Size) -> Evidence | None:
         """What the matches say under a homography `working` -> source, in pixels of the window at `size`, of `full` before."""
-        if self.matches is None:
+        if self.witnesses is None:
             return None
         start = np.array([window[1].start, window[0].start])
-        here = scaled_points(scaled_points(self.matches.points0, self.target.size, self.size) - start, full, size)
-        residual = project(np.linalg.inv(working), self.matches.points1) - here
+        here = scaled_points(scaled_points(self.witnesses.points0, self.target.size, self.size) - start, full, size)
+        residual = project(np.linalg.inv(working), self.witnesses.points1) - here
         seen = np.isfinite(residual).all(axis=1)
-        return Evidence(here[seen], residual[seen].astype(np.float32), self.otherwise)
+        return Evidence(here[seen], residual[seen].astype(np.float32), self.plane)
 
 
 def _window(points: np.ndarray, size: Size) -> tuple[slice, slice]:

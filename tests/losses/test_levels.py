@@ -1,11 +1,11 @@
-"""GLU-Net's loss, and the global matching loss: units, grids, masks, directions."""
+"""GLU-Net's loss, and the matching losses: units, grids, masks, directions."""
 
 import pytest
 import torch
 
 from flowkit.batch import PairBatch
 from flowkit.losses.levels import levels_loss
-from flowkit.losses.matching import global_matching_loss
+from flowkit.losses.matching import global_matching_loss, window_matching_loss
 
 SIZE = (40, 80)
 
@@ -80,3 +80,33 @@ def test_the_slope_of_both() -> None:
     assert torch.autograd.gradcheck(lambda f: levels_loss([f], batch, weights=(0.3,), sides=(256,)), flow, atol=1e-5)
     maps = [torch.randn(2, 3, 2, 4, dtype=torch.float64, requires_grad=True) for _ in range(2)]
     assert torch.autograd.gradcheck(lambda a, b: global_matching_loss(a, b, pairs((12.0, 3.0))), maps, atol=1e-5)
+
+
+def certain(x: int, y: int) -> torch.Tensor:
+    """Scores (2, 25, 4, 8) of cells of 10 px that are sure of a displacement, in cells."""
+    scores = torch.zeros(2, 5, 5, 4, 8)
+    scores[:, 2 + y, 2 + x] = 20
+    return scores.flatten(1, 2)
+
+
+def test_the_window_loss_knows_the_direction_and_wants_one_displacement() -> None:
+    assert window_matching_loss(certain(2, 1), pairs((20.0, 10.0))) < 0.01
+    for x, y in ((-2, -1), (1, 2), (2, -1), (0, 0)):
+        assert window_matching_loss(certain(x, y), pairs((20.0, 10.0))) > 5
+    two_wrong_ones = torch.maximum(certain(2, 0), certain(-2, 0))  # whose mean is right
+    assert window_matching_loss(two_wrong_ones, pairs((0.0, 0.0))) > 5
+    between = torch.maximum(certain(1, 0), certain(0, 0))
+    assert window_matching_loss(between, pairs((5.0, 0.0))) == pytest.approx(0.693, abs=0.01)
+
+
+def test_displacements_beyond_the_window_and_hidden_cells_do_not_count() -> None:
+    assert window_matching_loss(certain(0, 0), pairs((30.0, 0.0))) == 0
+    batch = pairs((20.0, 0.0))
+    hidden = PairBatch(batch.image0, batch.image1, batch.flow, batch.valid, occlusion=torch.ones_like(batch.valid))
+    assert window_matching_loss(certain(0, 0), hidden) == 0
+
+
+def test_the_slope_of_the_window_loss() -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(2, 9, 2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda s: window_matching_loss(s, pairs((12.0, 3.0))), scores, atol=1e-5)

@@ -74,3 +74,11 @@ def test_nothing_known_is_left_as_it_is() -> None:
     joined = join([nowhere], np.zeros((*SIZE, 3), np.uint8))
     np.testing.assert_array_equal(joined.residual, nowhere.residual)
     assert (joined.confidence == 0).all()
+
+
+def test_on_one_plane_what_is_hidden_goes_with_the_homography(scene: dict[str, np.ndarray]) -> None:
+    moving = layer((5, 0), ~scene["hidden"])
+    joined = join([moving], scene["guide"], plane=True)
+    assert np.abs(joined.residual[scene["hidden"]]).max() == 0
+    assert joined.residual[5, 5] == pytest.approx([5, 0])
+    assert joined.confidence[scene["hidden"]].max() == 0
