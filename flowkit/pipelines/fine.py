@@ -23,6 +23,8 @@ MARGIN = 0.12
 """The warped source is drawn this share of the longer side beyond the target's frame: depth moves things across it."""
 SWITCH_COST = 0.02
 """How much cheaper (of a census cost between 0 and 0.5) a later homography must be to take a pixel over."""
+NETWORK_SWITCH_COST = 0.1
+"""The same under a flow that knows its matchability: a network's, whose cells are coarse, fits its own homography less well."""
 MIN_SHARE = 0.003
 """Regions of a homography smaller than this share of the picture are given back."""
 AGREES = 1.5
@@ -168,11 +170,12 @@ def join(layers: Sequence[Layer], guide: np.ndarray, plane: bool = False) -> Joi
     """
     first = layers[0]
     smallest = max(60, int(MIN_SHARE * first.cost.size))
+    cheaper = SWITCH_COST if first.matchability is None else NETWORK_SWITCH_COST
     choice = np.zeros(first.cost.shape, np.int16)
     best = np.where(first.error < AGREES, first.cost, first.cost + 0.3)
     for k, layer in enumerate(layers[1:], 1):
         trusted = without_specks(layer.error < AGREES, smallest)
-        take = without_specks(trusted & (layer.cost < best - SWITCH_COST), smallest)
+        take = without_specks(trusted & (layer.cost < best - cheaper), smallest)
         choice[take] = k
         best[take] = layer.cost[take]
     residual = _chosen([layer.residual for layer in layers], choice)

@@ -278,9 +278,9 @@ RANSAC_FLOW_CPU = replace(
     margin=24,
     scales=3,
     stages=(
-        Stage(share=0.45, until=IMITATION, learning_rate=8e-4),
-        Stage(share=0.30, until=STAGES[1]),
-        Stage(share=0.25, until=STAGES[2]),
+        Stage(share=0.72, until=IMITATION, learning_rate=8e-4),
+        Stage(share=0.08, until=STAGES[1]),
+        Stage(share=0.20, until=STAGES[2]),
     ),
     learning_rate=3e-4,
     betas=(0.9, 0.999),

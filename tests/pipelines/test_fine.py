@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,17 @@ def test_a_layer_takes_over_only_where_it_fits_clearly_better() -> None:
     same, better = layer((3.0, 0.0), everywhere, cost=0.09), layer((3.0, 0.0), everywhere, cost=0.05)
     assert (join([layer((1.0, 0.0), everywhere), same], guide).choice == 0).all()
     assert (join([layer((1.0, 0.0), everywhere), better], guide).choice == 1).all()
+
+
+def test_a_networks_layer_must_fit_better_still() -> None:
+    everywhere = np.ones(SIZE, bool)
+    guide = np.full((*SIZE, 3), 90, np.uint8)
+    first, better, best = (
+        replace(layer((3.0, 0.0), everywhere, cost=cost), matchability=np.ones(SIZE, np.float32))
+        for cost in (0.2, 0.15, 0.05)
+    )
+    assert (join([first, better], guide).choice == 0).all()
+    assert (join([first, best], guide).choice == 1).all()
 
 
 def test_nothing_known_is_left_as_it_is() -> None:
