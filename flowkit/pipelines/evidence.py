@@ -39,7 +39,8 @@ def errors(matches: Matches, model: np.ndarray) -> np.ndarray:
 def believable(matches: Matches, model: np.ndarray, threshold: float) -> Matches:
     """Those on the homography, within `threshold` pixels, and those that move as their neighbours do."""
     keep = (errors(matches, model) <= threshold) | locally_consistent(matches.points0, matches.points1)
-    return replace(matches, pairs=matches.pairs[keep], scores=matches.scores[keep], origin=None)
+    chosen = replace(matches, pairs=matches.pairs[keep], scores=matches.scores[keep])
+    return replace(chosen, origin=None, inliers=None, stage=None)  # what was said of all of them
 
 
 def one_plane(matches: Matches, model: np.ndarray, threshold: float) -> bool:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from flowkit.pipelines.evidence import Evidence, believable, one_plane
-from flowkit.types import Matches
+from flowkit.pipelines.fine import Motion
+from flowkit.pipelines.fine_stage import FineStage
+from flowkit.types import Image, Matches
 
 SIZE = (100, 160)
 FLOW = np.broadcast_to(np.float32([6, -2]), (*SIZE, 2)).copy()
@@ -95,3 +97,35 @@ def test_a_second_surface_is_seen_and_believed_and_chance_is_not() -> None:
     kept = believable(matches(left), np.eye(3), 3.0)
     assert 240 <= len(kept) < 260
     assert not one_plane(matches(np.full((400, 2), 50.0)), np.eye(3), 3.0)
+
+
+class Says:
+    """A network that finds the same flow everywhere, in working pixels, and the same way back."""
+
+    scales = (1.0,)
+
+    def __init__(self, x: float, y: float) -> None:
+        self.flow = np.float32([x, y])
+
+    def __call__(self, frame: np.ndarray, warped: np.ndarray, valid: np.ndarray) -> Motion:
+        flow = np.broadcast_to(self.flow, (*frame.shape[:2], 2)).copy()
+        return Motion(flow, -flow)
+
+
+@pytest.mark.parametrize("around", [None, "matches"])
+@pytest.mark.parametrize(("said", "believed"), [((3.0, -1.0), 1.0), ((-3.0, 1.0), 0.0), ((6.0, -2.0), 0.5)])
+def test_witnesses_of_an_alignment_speak_in_its_working_pixels(said, believed, around) -> None:
+    """A target of 200x240 worked on at 100x120: everything lies (6, -2) original pixels from where the homography has it."""
+    picture = Image(np.random.default_rng(4).integers(0, 255, (200, 240, 3), np.uint8))
+    homography = np.array([[1.0, 0, 10], [0, 1, 4], [0, 0, 1]])
+    x, y = np.meshgrid(np.arange(60, 180, 6.0), np.arange(50, 150, 6.0))
+    here = np.column_stack([x.ravel(), y.ravel()])
+    pairs = np.tile(np.arange(len(here))[:, None], 2)
+    stage = FineStage(picture, picture, (100, 120), Says(*said))
+    stage.witnesses = Matches(
+        here, here + np.array([16.0, 2.0]), pairs, np.ones(len(here), np.float32), picture.size, picture.size
+    )
+    layer = stage.layer(homography, around=None if around is None else here)
+    assert layer.residual[35:65, 40:80] == pytest.approx(
+        np.broadcast_to(believed * np.array(said), (30, 40, 2)), abs=0.15
+    )
