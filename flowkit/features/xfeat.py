@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,18 +40,13 @@ class XFeat:
         self.max_keypoints = 4096 if max_keypoints is None else max_keypoints
         self.weights: Mapping[str, str] = {"xfeat": card("xfeat").sha256}
 
-    @cached_property
-    def network(self) -> Network:
-        """Loaded when it is first needed: other features may be at work before."""
-        return load_network(self.device)
-
     def extract(self, image: Image, mask: np.ndarray | None = None) -> Features:
         """Keypoints in the image's original pixels, best first; descriptors have unit length."""
         work = working(image, max_side=self.max_side)
         if work.blank or min(work.pixels.shape[:2]) < MIN_SIDE:
             return nothing(image.size, self.name, 64)
         tensor = work.tensor(self.device, divisor=32)  # so that the network itself resizes nothing
-        found = self.network.detectAndCompute(tensor, top_k=tensor.shape[-1] * tensor.shape[-2])[0]
+        found = load_network(self.device).detectAndCompute(tensor, top_k=tensor.shape[-1] * tensor.shape[-2])[0]
         keypoints, descriptors, scores = (found[k].cpu().numpy() for k in ("keypoints", "descriptors", "scores"))
         return assemble(work, self.name, keypoints, descriptors, scores, mask=mask, max_keypoints=self.max_keypoints)
 
@@ -65,11 +60,6 @@ class XFeatStar:
         self.device, self.max_side = device, max_side
         self.max_keypoints = 8000 if max_keypoints is None else max_keypoints
         self.weights: Mapping[str, str] = {"xfeat": card("xfeat").sha256}
-
-    @cached_property
-    def network(self) -> Network:
-        """Loaded when it is first needed: other features may be at work before."""
-        return load_network(self.device)
 
     def match(self, image0: Image, image1: Image) -> Matches:
         """Matches in the original pixels of both images; the score is the fine matcher's confidence."""
@@ -85,7 +75,9 @@ class XFeatStar:
             for cells, index in ((cells0, index0), (cells1, index1))
         )
         with torch.inference_mode():
-            moves, scores = (found.cpu().numpy() for found in fine_moves(self.network, features0, features1))
+            moves, scores = (
+                found.cpu().numpy() for found in fine_moves(load_network(self.device), features0, features1)
+            )
         points0 = cells0.keypoints[index0] + moves * _scales(cells0)[index0, None]
         height, width = image0.size
         keep = (scores > FINE_CONFIDENCE) & (points0 > -0.5).all(axis=1)
@@ -119,7 +111,9 @@ class XFeatStar:
         if work.blank or min(work.pixels.shape[:2]) < MIN_SIDE:
             return nothing(image.size, self.name, 64)
         tensor = work.tensor(self.device, divisor=32)  # so that the network itself resizes nothing
-        found = self.network.detectAndComputeDense(tensor, top_k=int(share * self.max_keypoints), multiscale=False)
+        found = load_network(self.device).detectAndComputeDense(
+            tensor, top_k=int(share * self.max_keypoints), multiscale=False
+        )
         corners, descriptors = found["keypoints"][0].cpu().numpy(), found["descriptors"][0].cpu().numpy()
         rank = -np.arange(len(corners), dtype=np.float32)  # they come ordered by reliability
         ones = np.ones(len(corners), np.float32)
@@ -173,7 +167,7 @@ def _normalised(features: Features) -> Features:
 
 @lru_cache(maxsize=4)
 def load_network(device: str) -> Network:
-    """The network with its published weights, ready to run."""
+    """The network with its published weights, ready to run: asked for where it runs, so that other features may go first."""
     from kornia.feature import XFeat as Network
 
     network = Network()

@@ -66,12 +66,10 @@ def global_matching_loss(features0: Tensor, features1: Tensor, batch: PairBatch,
     """
     height, width = features0.shape[-2:]
     first, second = (F.normalize(wide(each), dim=1).flatten(2) for each in (features0, features1))
-    weight = pixel_weights(batch, max_flow, occluded=0.0)
-    flow, share = truth_on_grid(batch.flow, weight, (int(height), int(width)))
-    ratio = flow.new_tensor([width / batch.size[1], height / batch.size[0]]).view(2, 1, 1)
+    flow, share = _truth_in_cells(batch, (int(height), int(width)), max_flow)
     x = torch.arange(width, device=batch.device, dtype=flow.dtype)
     y = torch.arange(height, device=batch.device, dtype=flow.dtype)
-    places = flow * ratio + torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+    places = flow + torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
     near_x = (1 - (places[:, 0].flatten(1)[..., None] - x).abs()).clamp_min(0)  # (B, h w, w)
     near_y = (1 - (places[:, 1].flatten(1)[..., None] - y).abs()).clamp_min(0)
     wanted = (near_y[..., :, None] * near_x[..., None, :]).flatten(2)  # (B, cells of image0, cells of image1)
@@ -90,12 +88,17 @@ def window_matching_loss(scores: Tensor, batch: PairBatch, *, max_flow: float = 
     """
     height, width = scores.shape[-2:]
     radius = (math.isqrt(scores.shape[1]) - 1) // 2
-    weight = pixel_weights(batch, max_flow, occluded=0.0)
-    flow, share = truth_on_grid(batch.flow, weight, (int(height), int(width)))
-    cells = flow * flow.new_tensor([width / batch.size[1], height / batch.size[0]]).view(2, 1, 1)
+    flow, share = _truth_in_cells(batch, (int(height), int(width)), max_flow)
     line = torch.arange(-radius, radius + 1, device=batch.device, dtype=flow.dtype).view(-1, 1, 1)
-    near_x, near_y = ((1 - (cells[:, None, axis] - line).abs()).clamp_min(0) for axis in (0, 1))  # (B, 2r+1, h, w)
+    near_x, near_y = ((1 - (flow[:, None, axis] - line).abs()).clamp_min(0) for axis in (0, 1))  # (B, 2r+1, h, w)
     wanted = (near_y[:, :, None] * near_x[:, None]).flatten(1, 2)
     counts = (share > KNOWN) & (wanted.sum(1) > KNOWN)
     entropy = -(wide(scores).log_softmax(1) * wanted).sum(1)
     return (entropy * counts).sum() / counts.sum().clamp_min(1)
+
+
+def _truth_in_cells(batch: PairBatch, grid: tuple[int, int], max_flow: float) -> tuple[Tensor, Tensor]:
+    """(B, 2, h, w): the true flow in cells of a grid (h, w), and (B, h, w) the share of each that is seen and known."""
+    weight = pixel_weights(batch, max_flow, occluded=0.0)
+    flow, share = truth_on_grid(batch.flow, weight, grid)
+    return flow * flow.new_tensor([grid[1] / batch.size[1], grid[0] / batch.size[0]]).view(2, 1, 1), share

@@ -65,9 +65,10 @@ def match(
     started = time.perf_counter()
     check_guide(guide, guide_radius)
     pair = load_pair(image0, image1)
-    import_ahead("torch", "kornia.feature", "scipy.spatial")  # seconds; SIFT works without
-    device = resolve_device(device)
     chosen = chosen_features(features, feature_weights)
+    kornia = ("kornia.feature",) if "xfeat" in chosen.names else ()
+    import_ahead("torch", *kornia, "scipy.spatial")  # seconds; SIFT works without
+    device = resolve_device(device)
     masks = chosen_masks(pair, mask0, mask1)
     work = working_pair(pair, resize)
     if guide is None:

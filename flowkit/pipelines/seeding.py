@@ -217,9 +217,10 @@ def densify(
     small0, small1 = shrunk(rgb0), shrunk(rgb1)
     small_valid1 = None if valid1 is None else shrunk(valid1.astype(np.uint8), cv2.INTER_NEAREST) > 0
     enough = len(seeds0) >= 10
+    sides = (small0, seeds0), (small1, seeds1)
 
     def cheapest(way: int) -> tuple[np.ndarray, np.ndarray]:
-        (a, p), (b, q) = ((small0, seeds0), (small1, seeds1))[:: 1 if way == 0 else -1]
+        (a, p), (b, q) = sides[way], sides[1 - way]
         planes = Planes.fit(p, q) if enough else None
         cost = MatchingCost(a, b, small_valid1 if way == 0 else None)
         return spread(cost, planes, [shrunk(c[way]) * factor for c in candidates])
@@ -228,8 +229,8 @@ def densify(
 
     def completed(way: int) -> tuple[np.ndarray, np.ndarray]:
         (flow, cost), (other, _) = flows[way], flows[1 - way]
-        guide, seeds = ((small0, seeds0), (small1, seeds1))[way]
-        motion = (seeds1 - seeds0) * (1 if way == 0 else -1)
+        (guide, seeds), (_, there) = sides[way], sides[1 - way]
+        motion = there - seeds
         # What is hidden in the other picture finds a partner by chance too, but never a good one.
         agree = round_trip_error(flow, other) < tolerance
         bound = max(MAX_COST, 1.75 * float(np.median(cost[agree]))) if agree.any() else MAX_COST
