@@ -15,6 +15,7 @@ from flowkit.errors import InputError, UsageError
 from flowkit.io.cameras import colmap_to_pixel_centre
 from flowkit.io.colmap import require_pycolmap
 from flowkit.io.inputs import decoding
+from flowkit.io.sequences import natural_key
 
 if TYPE_CHECKING:
     import pycolmap
@@ -93,6 +94,20 @@ def read_colmap_pairs(
     if not pairs:
         raise InputError(f"{root}: {limits.nothing}; reconstruct more pictures or widen the limits")
     return pairs
+
+
+def read_colmap_views(root: Path) -> dict[str, list[View]]:
+    """The posed views of every model in `root`, which is a scene or a folder of scenes, in the order of their file names.
+
+    By the model's folder as it is called in `root`; nothing where there is no model. Pictures are undistorted as in
+    `read_colmap_pairs`. UsageError without pycolmap, InputError when a model or a picture is missing or unreadable.
+    """
+    found = {}
+    for scene, models in _scenes(folder(root)).items():
+        for model in models:
+            views = sorted(_read_model(model, scene)[0], key=lambda view: natural_key(view.image.name))
+            found[str(model.relative_to(root))] = views
+    return found
 
 
 def _scenes(root: Path) -> dict[Path, list[Path]]:

@@ -217,8 +217,12 @@ class _Run:
             if self.recipe.enter(self.state.network, self.progress.stage):
                 self.state.restart_average()
                 self.progress.best = None  # what was judged was another, smaller network
+        if self.stages[stage].taught and self.state.teacher is None:
+            self.state.appoint_teacher()
 
     def _terms(self, model: nn.Module, batch: PairBatch, recipe: Recipe) -> dict[str, Tensor]:
+        if recipe.taught and self.state.teacher is not None:
+            batch = recipe.lesson(self.state.teacher, batch)
         with recipe.autocast(self.device):
             prediction = recipe.predict(model, *map(recipe.laid_out, recipe.views(batch)))
         return recipe.loss(prediction, batch)

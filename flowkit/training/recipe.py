@@ -266,6 +266,15 @@ class Recipe:
         """What a stage after the first one begins with; whether weights were changed, so that their average starts anew."""
         return False
 
+    @property
+    def taught(self) -> bool:
+        """Whether a recipe without stages has a teacher: the averaged network as it was when that stage began, see `lesson`."""
+        return False
+
+    def lesson(self, teacher: torch.nn.Module, batch: PairBatch) -> PairBatch:
+        """The batch as the student gets it, with what the teacher, which never learns, says of it; asked for where `taught`."""
+        return batch
+
     def engine_source(self, photos: PhotoStore) -> Source:
         """The engine over these photos; of a recipe without stages (see `at_stage`)."""
         return Engine(photos, self.engine)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from flowkit.errors import UsageError
+from flowkit.training.egoflow import EGOFLOW_RECIPES
 from flowkit.training.glunet import GLUNET_RECIPES
 from flowkit.training.life import LIFE_RECIPE, LIFE_SMALL
 from flowkit.training.pyramid import PYRAMID_RECIPES
@@ -57,6 +58,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         **PYRAMID_RECIPES,
         **GLUNET_RECIPES,
         **RANSAC_FLOW_RECIPES,
+        **EGOFLOW_RECIPES,
         **_PUBLIC,
     }
 )

@@ -44,6 +44,12 @@ class State:
         self.average = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimiser = make_optimiser(recipe, network, device)
         self.progress = Progress()
+        self.teacher: nn.Module | None = None
+
+    def appoint_teacher(self) -> None:
+        """Keep the averaged network as it is now; the student begins as its teacher."""
+        self.teacher = copy.deepcopy(self.average)
+        self.network.load_state_dict(self.average.state_dict())
 
     def restart_average(self) -> None:
         """Let the average begin with the present weights."""
@@ -63,6 +69,8 @@ class State:
         """Everything that `restore` needs, and the facts given."""
         tensors = {f"model/{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {f"ema/{name}": value for name, value in self.average.state_dict().items()}
+        if self.teacher is not None:
+            tensors |= {f"teacher/{name}": value for name, value in self.teacher.state_dict().items()}
         for name, parameter in self.network.named_parameters():
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"optimiser/{key}/{name}"] = value
@@ -72,6 +80,9 @@ class State:
         """Go on from a checkpoint of this architecture; WeightsError when it is of another."""
         load_strictly(self.network, checkpoint.group("model"), self.recipe.model)
         load_strictly(self.average, checkpoint.group("ema"), self.recipe.model)
+        if teacher := checkpoint.group("teacher"):
+            self.teacher = copy.deepcopy(self.average)
+            load_strictly(self.teacher, teacher, self.recipe.model)
         moments = checkpoint.group("optimiser")
         keys = {name.partition("/")[0] for name in moments}
         for name, parameter in self.network.named_parameters():
