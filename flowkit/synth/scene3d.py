@@ -25,6 +25,7 @@ from flowkit.synth.cameras import (
 from flowkit.synth.photos import PhotoStore
 from flowkit.synth.random import Random
 from flowkit.synth.scene3d_layouts import Stage, sample_objects, sample_stage
+from flowkit.synth.scene3d_patches import sample_patches
 from flowkit.synth.scene3d_raycast import INDEX_BITS, Tiles, nearest
 from flowkit.synth.scene3d_surfaces import ENCLOSURE_FACES, Counts, Objects, forms_of, slots_of
 from flowkit.synth.scene3d_textures import Skins
@@ -77,8 +78,19 @@ class Scene3DSettings:
     """Most cut-outs (none if the photo store has none)."""
     rounds: int = 4
     """Most ellipsoids and ellipses."""
+    plain: float = 0.0
+    """Share of the faces (not cut-outs) without texture: about one colour, with a soft gradient at most."""
+    repeating: float = 0.0
+    """Share of the faces on which a small patch of the photo is repeated, about every 6 to 24 pixels of image0."""
     antialias: bool = True
     """Whether colours at the borders of surfaces are averaged over four rays."""
+
+    def __post_init__(self) -> None:
+        if min(self.plain, self.repeating) < 0 or self.plain + self.repeating > 1:
+            raise UsageError(
+                f"the shares of plain faces ({self.plain}) and repeating ones ({self.repeating}) must not be negative, nor "
+                "more than 1 together"
+            )
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,10 @@ def sample_scenes3d(
     own_R, own_t, moving = _sample_moving(random, objects, settings, wanted / K0[:, 0, 0], distance)
     rotations = R[:, None] @ own_R
     translations = (R[:, None] @ own_t[..., None])[..., 0] + t[:, None]
+    if settings.plain + settings.repeating > 0:  # drawn last: everything else is as it would be without
+        sharpness = K0[:, :1, 0] / _usual_distance(objects, stage)
+        sharpness[:, counts.cutout_skins] = 0
+        skins = sample_patches(random, skins, sharpness, settings.plain, settings.repeating, photos)
     return Scenes3D(
         size, objects, skins, K0, K1, R, t, rotations, translations, moving, kind, wanted, settings.antialias
     )
@@ -165,15 +181,9 @@ def counts_of(settings: Scene3DSettings, photos: PhotoStore) -> Counts:
 def _sample_skins(random: Random, objects: Objects, stage: Stage, photos: PhotoStore) -> Skins:
     """A photo for every face; as many texels per unit as make 1.2 to 4.5 of them fall on a pixel of a small picture."""
     counts, count = objects.counts, len(objects.centre)
-    boxes, rest = counts.span("boxes"), slice(counts.span("panels").start, counts.objects)
-    walls = objects.axes[:, 0].norm(dim=-1)
-    distance = objects.centre.norm(dim=-1)
-    away = torch.stack([walls[:, 0], walls[:, 1], walls[:, 2]] * 2, -1)
-    away[:, 4] = 4 * stage.ground
-    away = torch.cat([away, distance[:, boxes].repeat_interleave(6, 1), distance[:, rest]], 1)
     n = counts.skins
     fine = random.log_uniform(1.2, 4.5, count, n) * (TEXTURED / max(stage.size)) ** 0.5
-    density = fine * stage.K[:, :1, 0] / away
+    density = fine * stage.K[:, :1, 0] / _usual_distance(objects, stage)
     photo = random.below(len(photos), count, n)
     first = ENCLOSURE_FACES
     faces = photo[:, first : first + 6 * counts.boxes].unflatten(1, (counts.boxes, 6))
@@ -183,10 +193,20 @@ def _sample_skins(random: Random, objects: Objects, stage: Stage, photos: PhotoS
     offset = random.uniform(count, n, 2) * torch.tensor([width, height], device=random.device)
     light = random.between(0.65, 1.15, count, n, 1)
     tint = (0.04 * random.normal(count, n, 3)).exp()
-    start = first + 6 * counts.boxes + counts.panels
-    offset[:, start : start + counts.cutouts] = 0
+    offset[:, counts.cutout_skins] = 0
     cutout = random.below(max(1, len(photos.cutouts)), count, counts.cutouts)
     return Skins(photo, density, offset, light * tint, cutout)
+
+
+def _usual_distance(objects: Objects, stage: Stage) -> Tensor:
+    """(B, F): from about how far camera 0 sees each face."""
+    counts = objects.counts
+    boxes, rest = counts.span("boxes"), slice(counts.span("panels").start, counts.objects)
+    walls = objects.axes[:, 0].norm(dim=-1)
+    distance = objects.centre.norm(dim=-1)
+    away = torch.stack([walls[:, 0], walls[:, 1], walls[:, 2]] * 2, -1)
+    away[:, 4] = 4 * stage.ground
+    return torch.cat([away, distance[:, boxes].repeat_interleave(6, 1), distance[:, rest]], 1)
 
 
 def _seen_roughly(objects: Objects, K: Tensor, size: Size) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from flowkit.synth.scene3d import Scenes3D
 from flowkit.synth.scene3d_raycast import CHUNK, Tiles, hidden, nearest, tiled, untiled
 from flowkit.synth.scene3d_surfaces import Forms, forms_of, slots_of
 from flowkit.synth.scene3d_textures import (
+    COLUMNS,
     PACKED,
     SHADING,
     Atlas,
@@ -122,7 +123,7 @@ def views_of(scenes: Scenes3D, photos: PhotoStore) -> Views:
     links = links.gather(1, slots.object[..., None].expand(-1, -1, links.shape[-1]))
     # mu is linear in the pixel on flat surfaces; elsewhere the texture's scale is chosen as if it faced the camera.
     slopes = forms.table[..., 6:8] * forms.flat[:, None]
-    means = mean_colours(photos, scenes.skins.photo).repeat(2, 1, 1)
+    means = mean_colours(photos, scenes.skins).repeat(2, 1, 1)
     return Views(forms, coat_of(slots, slopes, counts, skins, K, means, links), finest)
 
 
@@ -167,7 +168,7 @@ def _carried(coat: Tensor, size: Size, surface: Tensor, x: Tensor, y: Tensor, mu
     Flow (2, N), 0 where it is not valid; valid, within the picture, moving (N,) bool; homogeneous pixels (3, N). Those that
     are not within the picture are brought to its rim: they are occluded anyway, and shall not widen their tile.
     """
-    c = coat[SHADING:].index_select(1, surface).unbind(0)
+    c = coat[SHADING:COLUMNS].index_select(1, surface).unbind(0)
     there = [
         torch.addcmul(c[3 * i + 2], c[3 * i], x).addcmul_(c[3 * i + 1], y).addcmul_(c[9 + i], mu) for i in range(3)
     ]
@@ -183,7 +184,8 @@ def _carried(coat: Tensor, size: Size, surface: Tensor, x: Tensor, y: Tensor, mu
 def in_chunks(work: Callable[..., tuple[Tensor, ...]], *pixels: Tensor) -> tuple[Tensor, ...]:
     """What `work` makes of tensors (N,), piece by piece where there is no GPU, so that the pieces stay in the cache."""
     step = max(1, len(pixels[0]) if pixels[0].is_cuda else CHUNK // 2)
-    parts = [work(*(v[start : start + step] for v in pixels)) for start in range(0, len(pixels[0]), step)]
+    starts = range(0, max(1, len(pixels[0])), step)  # of no pixels, too, it makes something: empty tensors
+    parts = [work(*(v[start : start + step] for v in pixels)) for start in starts]
     return tuple(torch.cat(part, -1) for part in zip(*parts, strict=True))
 
 

@@ -73,6 +73,12 @@ class Counts:
         """How many textures there are: one a face."""
         return ENCLOSURE_FACES + 6 * self.boxes + self.panels + self.cutouts + self.rounds + self.reliefs
 
+    @property
+    def cutout_skins(self) -> slice:
+        """Where the cutouts' textures are; they show no photo."""
+        start = ENCLOSURE_FACES + 6 * self.boxes + self.panels
+        return slice(start, start + self.cutouts)
+
     def span(self, kind: str) -> slice:
         """Where the objects of a kind are among the objects."""
         kinds = ("enclosure", "boxes", "panels", "cutouts", "rounds", "reliefs")

@@ -1,6 +1,7 @@
 """Colours of 3-D scenes: photos laid on surfaces, and cut-outs standing in the scene.
 
-A surface has a photo, mirrored at its borders for ever, with so many texels per unit of length. Both pictures look up the same
+A surface has a photo, mirrored at its borders for ever, with so many texels per unit of length; some have but a patch of it,
+mirrored at the patch's borders (scene3d_patches). Both pictures look up the same
 photo at the hit's own place on the surface, at the scales of the photo that fit the distance, so that nothing aliases.
 """
 
@@ -14,13 +15,14 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from flowkit.synth.cameras import inverse_intrinsics
-from flowkit.synth.photos import CUTOUT, PhotoStore
+from flowkit.synth.photos import CUTOUT, PhotoStore, lookup
 from flowkit.synth.scene3d_surfaces import Alpha, Counts, Slots
 
 PACKED = 3
 """How many scales of a cut-out are kept, from the finest that is needed, each half the one before."""
 COLUMNS = 31
-"""What is looked up for a pixel once its surface is known; see `coat_of`."""
+"""What is looked up for a pixel once its surface is known; see `coat_of`. Scenes with patches have PATCH more."""
+PATCH = 4
 SHADING = 18
 """How many of the columns, the first ones, its colour needs."""
 
@@ -29,7 +31,9 @@ SHADING = 18
 class Skins:
     """The textures of B scenes of F faces: `photo` (B, F) int64, `density` (B, F) texels per unit, `offset` (B, F, 2) the
     texel at the face's centre, `gain` (B, F, 3) the factor of the light. `cutout` (B, cutouts) int64 points into the store's
-    cut-outs.
+    cut-outs. `patch` (B, F, PATCH), None where all faces show their photo as it is: left and upper end and side, in texels,
+    of the square of the photo that a face repeats, side 0 if it shows all of it; and the contrast it is shown with, 1 for
+    the photo's own.
     """
 
     photo: Tensor
@@ -37,16 +41,19 @@ class Skins:
     offset: Tensor
     gain: Tensor
     cutout: Tensor
+    patch: Tensor | None = None
 
     def __getitem__(self, part: slice) -> Skins:
         """The textures of some of the scenes."""
-        tensors = (self.photo, self.density, self.offset, self.gain, self.cutout)
-        return Skins(*(tensor[part] for tensor in tensors))
+        return Skins(*(None if tensor is None else tensor[part] for tensor in self._tensors()))
 
     def joined(self, other: Skins) -> Skins:
-        """The textures of both, one batch after the other."""
-        names = ("photo", "density", "offset", "gain", "cutout")
-        return Skins(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in names))
+        """The textures of both, one batch after the other; both have patches or neither has."""
+        both = zip(self._tensors(), other._tensors(), strict=True)
+        return Skins(*(None if one is None else torch.cat([one, two]) for one, two in both))
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        return self.photo, self.density, self.offset, self.gain, self.cutout, self.patch
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,8 @@ def coat_of(
 
     The columns: place.p / mu + origin are the texel coordinates u and v (6 + 2), the gradient of mu by pixel (2; `slopes`
     (B, S, 2)), photo (1), gain (3), mean colour (3; `means` (B, F, 3)), whether it is a cutout (1); then the map into
-    the other picture p1 = M p + m mu (9 + 3) and whether the surface moves (1; `links` (B, S, 13)).
+    the other picture p1 = M p + m mu (9 + 3) and whether the surface moves (1; `links` (B, S, 13)); last the patch, if the
+    skins have patches.
     """
     inverse = inverse_intrinsics(K)
     axes = normalize(slots.axes, dim=-1)
@@ -124,6 +132,8 @@ def coat_of(
         cutout,
         links,
     ]
+    if skins.patch is not None:
+        columns.append(_pick(skins.patch, pick))
     return torch.cat(columns, -1).flatten(0, 1).t().float().contiguous()
 
 
@@ -131,10 +141,25 @@ def _pick(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def mean_colours(photos: PhotoStore, photo: Tensor) -> Tensor:
-    """(..., 3) float32 in 0..255: about the mean colour of each photo."""
-    small = photos.levels[-1][:, ::16, ::16].index_select(0, photo.flatten())
-    return small.flatten(1, 2).float().mean(1).reshape(*photo.shape, 3)
+def mean_colours(photos: PhotoStore, skins: Skins) -> Tensor:
+    """(B, F, 3) float32 in 0..255: about the mean colour of each face's photo, or of its patch if it has one."""
+    small = photos.levels[-1][:, ::16, ::16].index_select(0, skins.photo.flatten())
+    means = small.flatten(1, 2).float().mean(1).reshape(*skins.photo.shape, 3)
+    if skins.patch is None:
+        return means
+    side = skins.patch[..., 2]
+    of_patch = 255 * patch_colours(photos, skins.photo, skins.patch[..., :2], side).mean(-2)
+    return torch.where(side[..., None] > 0, of_patch.float(), means)
+
+
+def patch_colours(photos: PhotoStore, photo: Tensor, place: Tensor, side: Tensor, across: int = 6) -> Tensor:
+    """(..., across^2, 3) in [0, 1]: colours spread over squares of `side` (...) texels at `place` (..., 2) of photos (...)."""
+    steps = (torch.arange(across, device=side.device) + 0.5) / across
+    grid = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).flatten(0, 1)
+    points = place[..., None, :] - 0.5 + side[..., None, None] * grid
+    level = torch.ones_like(photo).clamp_max(len(photos.levels) - 1)
+    colours = lookup(photos, photo.flatten(), level.flatten(), points.flatten(0, -3).float())
+    return colours.unflatten(0, photo.shape)
 
 
 def colours(
@@ -156,9 +181,12 @@ def colours(
     # Texels per pixel: d(u)/dx = (place_x - u mu_x) / mu; the mean of both directions, a compromise between blur and aliasing.
     du = _length(torch.addcmul(c[0], u, c[8], value=-1), torch.addcmul(c[1], u, c[9], value=-1))
     dv = _length(torch.addcmul(c[3], v, c[8], value=-1), torch.addcmul(c[4], v, c[9], value=-1))
-    footprint = du.add_(dv).mul_(depth).mul_(0.5).clamp_min_(1e-6)
     u, v = u.add_(c[6]), v.add_(c[7])
-    rgb = _photo_colours(photos, c[10].long(), u, v, footprint, columns[14:17], finest)
+    contrast = None
+    if len(coat) > COLUMNS:
+        u, v, contrast = _repeated(coat[COLUMNS:].index_select(1, surface), u, v, torch.maximum(du, dv).mul_(depth))
+    footprint = du.add_(dv).mul_(depth).mul_(0.5).clamp_min_(1e-6)
+    rgb = _photo_colours(photos, c[10].long(), u, v, footprint, columns[14:17], finest, contrast)
     if alpha is not None:
         _lay_cutouts(rgb, (c[17] > 0).nonzero()[:, 0], surface, u, v, alpha)
     return rgb.mul_(columns[11:14])
@@ -168,16 +196,41 @@ def _length(a: Tensor, b: Tensor) -> Tensor:
     return a.mul_(a).addcmul_(b, b).sqrt_()
 
 
+def _repeated(patch: Tensor, u: Tensor, v: Tensor, widest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """u and v (N,) folded into the patches (PATCH, N) of the pixels that have one, and the contrast of all pixels (N,).
+
+    Where a pixel covers so much that its neighbours cannot show the pattern any more (`widest` (N,) texels against the patch's
+    side, half a period), it fades into the patch's mean.
+    """
+    left, top, side, contrast = patch.unbind(0)
+    tiled = side > 0
+    side = torch.where(tiled, side, torch.ones_like(side))
+    u, v = (torch.where(tiled, low + _mirrored(p, side), p) for low, p in ((left, u), (top, v)))
+    seen = (1.5 - widest / side).clamp_(0, 1)
+    return u, v, torch.where(tiled, seen * contrast, contrast)
+
+
 def _photo_colours(
-    photos: PhotoStore, photo: Tensor, u: Tensor, v: Tensor, footprint: Tensor, mean: Tensor, finest: int
+    photos: PhotoStore,
+    photo: Tensor,
+    u: Tensor,
+    v: Tensor,
+    footprint: Tensor,
+    mean: Tensor,
+    finest: int,
+    contrast: Tensor | None,
 ) -> Tensor:
-    """Trilinear: between the two scales of the photo next to the footprint; beyond the coarsest it fades into the mean."""
+    """Trilinear: between the two scales of the photo next to the footprint; beyond the coarsest it fades into the mean.
+
+    `contrast` (N,) in 0..1 takes that much of the difference to the mean, None all of it.
+    """
     height, width = photos.size
     u, v = _mirrored(u, width), _mirrored(v, height)
     last = len(photos.levels) - 1
     lod = footprint.log2().clamp_(finest, last)
     # In the distance the texture averages out: its contrast falls with the number of texels a pixel covers.
     kept = (2 ** (last + 0.5) / footprint).clamp_max_(1)
+    kept = kept if contrast is None else kept.mul_(contrast)
     rgb = mean * (1 - kept)
     for k in range(finest, last + 1):
         share = (1 - (lod - k).abs_()).clamp_min_(0).mul_(kept)
@@ -185,7 +238,7 @@ def _photo_colours(
     return rgb
 
 
-def _mirrored(u: Tensor, length: int) -> Tensor:
+def _mirrored(u: Tensor, length: int | Tensor) -> Tensor:
     """Coordinates in 0..length as a picture mirrored at its borders has them; its area is [-0.5, length - 0.5]."""
     turned = (u + 0.5) / (2 * length)
     return (turned - turned.floor()).mul_(2 * length).sub_(length).abs_().neg_().add_(length - 0.5)
