@@ -8,7 +8,7 @@ photo at the hit's own place on the surface, at the scales of the photo that fit
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -45,15 +45,14 @@ class Skins:
 
     def __getitem__(self, part: slice) -> Skins:
         """The textures of some of the scenes."""
-        return Skins(*(None if tensor is None else tensor[part] for tensor in self._tensors()))
+        return Skins(**{name: getattr(self, name)[part] for name in self._names()})
 
     def joined(self, other: Skins) -> Skins:
         """The textures of both, one batch after the other; both have patches or neither has."""
-        both = zip(self._tensors(), other._tensors(), strict=True)
-        return Skins(*(None if one is None else torch.cat([one, two]) for one, two in both))
+        return Skins(**{name: torch.cat([getattr(self, name), getattr(other, name)]) for name in self._names()})
 
-    def _tensors(self) -> tuple[Tensor | None, ...]:
-        return self.photo, self.density, self.offset, self.gain, self.cutout, self.patch
+    def _names(self) -> list[str]:
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
 
 @dataclass(frozen=True)
