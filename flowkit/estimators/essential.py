@@ -1,0 +1,79 @@
+"""Calibrated relative pose by batched RANSAC on five points and least squares on the essential manifold, in torch.
+
+The lower level of Jiang et al. 2020 (`flowkit.geometry.essential_layer`) for matches and flows that are given, on any device.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from flowkit.estimators.magsac import sampson_error
+from flowkit.estimators.points import clean, collinear, distinct
+from flowkit.estimators.significance import significant
+from flowkit.types import Fit, Status
+
+ESTIMATOR = "essential-irls"
+CONFIDENCE = 0.9999
+"""With which a sample of five inliers has been drawn when RANSAC ends before its 10 000 hypotheses."""
+
+
+def fit_essential(
+    points0: np.ndarray,
+    points1: np.ndarray,
+    K0: np.ndarray,
+    K1: np.ndarray,
+    *,
+    threshold: float = 1.0,
+    seed: int = 0,
+    min_inliers: int = 12,
+    hypotheses: int = 10_000,
+    delta: float | None = None,
+    device: str = "cpu",
+) -> Fit:
+    """[R | t] (3x4, X1 = R X0 + t, |t| = 1) from (N, 2) pixel points and intrinsics in the pixel-centre convention.
+
+    `threshold` bounds the Sampson distance of an inlier in pixels; `delta`, where the penalty of x1' E x0 is truncated, is as
+    much in normalised coordinates unless given. All matches are fitted to, a sixth of them (at most 2 000) tests hypotheses.
+    Statuses are those of `flowkit.estimators.poselib.fit_relative_pose`. Never raises on bad geometry.
+    """
+    import torch
+
+    from flowkit.geometry.essential_layer import EssentialSettings, essential_of_matches
+    from flowkit.geometry.pose import normalise_points, recover_pose
+
+    points0, points1, finite = clean(points0, points1)
+    residuals = np.full(len(finite), np.nan)
+
+    def failure(status: Status) -> Fit:
+        return Fit(None, np.zeros(len(residuals), bool), status, residuals, threshold, ESTIMATOR)
+
+    if distinct(points0[finite], points1[finite]) < max(5, min_inliers):
+        return failure(Status.TOO_FEW_MATCHES)
+    if collinear(points0[finite], 1e-3) or collinear(points1[finite], 1e-3):
+        return failure(Status.DEGENERATE)
+    focal = float(np.mean([K[k, k] for K in (K0, K1) for k in (0, 1)]))
+    settings = EssentialSettings(
+        delta=threshold / focal if delta is None else delta, hypotheses=hypotheses, confidence=CONFIDENCE
+    )
+    order = np.random.default_rng(seed).permutation(int(finite.sum()))
+    x0, x1 = (
+        normalise_points(torch.as_tensor(points[finite][order], device=device), torch.as_tensor(K, device=device))
+        for points, K in ((points0, np.asarray(K0, float)), (points1, np.asarray(K1, float)))
+    )
+    fit = essential_of_matches(x0, x1, settings, seed)
+    if not bool(fit.found):
+        return failure(Status.NO_OVERLAP)
+    E = fit.E.cpu().numpy()
+    F = np.linalg.inv(K1).T @ E @ np.linalg.inv(K0)
+    residuals[finite] = sampson_error(F, points0[finite], points1[finite])
+    inliers = residuals <= threshold
+    if distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
+        points0, points1, inliers, sample=5, threshold=threshold, line=True
+    ):
+        return failure(Status.NO_OVERLAP)
+    voters = torch.as_tensor(inliers[finite][order], device=device)
+    R, t, front = recover_pose(fit.E, x0, x1, voters)
+    if not bool(front.any()):
+        return failure(Status.DEGENERATE)
+    pose = torch.cat([R, t[:, None]], 1).cpu().numpy()
+    return Fit(pose, inliers, Status.OK, residuals, threshold, ESTIMATOR)

@@ -1,0 +1,124 @@
+"""Every true E among the solutions, real roots against numpy's, RANSAC against outliers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from two_views import distance, two_views
+
+from flowkit.geometry.essential_ransac import count_inliers, epipolar_rows, essential_ransac
+from flowkit.geometry.five_point import five_point
+from flowkit.geometry.matrix_manifolds import ESSENTIAL
+from flowkit.geometry.real_roots import real_roots
+
+
+def condition(E: torch.Tensor, x0: torch.Tensor, x1: torch.Tensor) -> torch.Tensor:
+    """(B,) by how much rounding of the five matches is amplified in E: largest over smallest singular value."""
+    slope = epipolar_rows(x0, x1) @ ESSENTIAL.tangent(E)
+    values = torch.linalg.svdvals(slope)
+    return values[:, 0] / values[:, -1]
+
+
+def test_every_true_essential_matrix_is_found() -> None:
+    _, _, E, x0, x1 = two_views(5000, 5, seed=0)
+    solutions, found = five_point(x0, x1)
+    nearest = torch.where(found, distance(solutions, E[:, None]), torch.inf).amin(1)
+    sound = condition(E, x0, x1) < 1e5
+    assert sound.double().mean() > 0.99  # the others are at a double root, where E is not determined to 1e-8
+    assert nearest[sound].max() < 1e-8
+    assert nearest.median() < 1e-12
+    assert (nearest < 1e-8).double().mean() > 0.998
+
+
+def test_solutions_obey_the_constraints_and_their_order() -> None:
+    _, _, _, x0, x1 = two_views(300, 5, seed=1)
+    E, found = five_point(x0, x1)
+    assert E.dtype == torch.float64 and E.shape == (300, 10, 3, 3)
+    assert 4 < found.sum(1).double().mean() < 6  # 4.55 on average for random problems, more where points are in front
+    assert (found[:, 1:] <= found[:, :-1]).all() and (E[~found] == 0).all()
+    residual = torch.einsum("bni,bkij,bnj->bkn", homogeneous(x1), E, homogeneous(x0))[found]
+    singular = torch.linalg.svdvals(E[found])
+    sharp = (singular[:, 0] - singular[:, 1]).abs() < 1e-9
+    assert sharp.double().mean() > 0.995
+    assert residual.abs().max() < 1e-9
+    assert torch.allclose(E[found].norm(dim=(-2, -1)), torch.full((int(found.sum()),), 2**0.5, dtype=torch.float64))
+    assert (singular[sharp, 2] < 1e-7).all()
+
+
+def homogeneous(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x, torch.ones_like(x[..., :1])], -1)
+
+
+def test_against_opencv() -> None:
+    cv2 = pytest.importorskip("cv2")
+    _, _, _, x0, x1 = two_views(40, 5, seed=2)
+    ours, found = five_point(x0, x1)
+    for k in range(len(x0)):
+        stacked, _ = cv2.findEssentialMat(x0[k].numpy(), x1[k].numpy(), np.eye(3), method=cv2.RANSAC, threshold=1e-9)
+        if stacked is None:
+            continue
+        theirs = torch.from_numpy(stacked.reshape(-1, 3, 3))
+        theirs = theirs * (2**0.5 / theirs.norm(dim=(-2, -1), keepdim=True))
+        nearest = distance(theirs[:, None], ours[k][found[k]]).amin(1)
+        assert (nearest < 1e-5).all(), k  # OpenCV's are as exact as its polynomial's roots
+
+
+def test_degenerate_problems_are_no_error() -> None:
+    _, _, _, x0, x1 = two_views(3, 5, seed=3)
+    x0[0], x1[0] = x0[0, :1], x1[0, :1]  # one match five times
+    x1[1] = x0[1]  # nothing moves
+    E, found = five_point(x0, x1)
+    assert torch.isfinite(E).all()
+    assert found[2].any()
+
+
+def test_a_wrong_shape_is_named() -> None:
+    with pytest.raises(ValueError, match="normalised0"):
+        five_point(torch.zeros(2, 4, 2), torch.zeros(2, 4, 2))
+
+
+def test_real_roots_are_numpys() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coefficients = torch.randn(300, 11, dtype=torch.float64, generator=generator)
+    values, found = real_roots(coefficients)
+    for row, value, there in zip(coefficients.numpy(), values.numpy(), found.numpy(), strict=True):
+        roots = np.roots(row[::-1])
+        real = np.sort(roots[np.abs(roots.imag) < 1e-9 * (1 + np.abs(roots))].real)
+        np.testing.assert_allclose(np.sort(value[there]), real, rtol=1e-7)
+
+
+def test_roots_outside_one_and_lower_degrees() -> None:
+    def polynomial(*roots: float) -> torch.Tensor:
+        return torch.from_numpy(np.poly(roots)[::-1].copy())
+
+    values, found = real_roots(torch.stack([polynomial(-200.0, -1.0, 0.0, 0.3, 40.0), polynomial(2.0, 3, 4, 5, 6)]))
+    assert torch.allclose(values[0][found[0]].sort().values, torch.tensor([-200, -1, 0, 0.3, 40], dtype=torch.float64))
+    assert torch.allclose(values[1][found[1]].sort().values, torch.tensor([2.0, 3, 4, 5, 6], dtype=torch.float64))
+    _, found = real_roots(torch.tensor([[1.0, 0, 1]], dtype=torch.float64))
+    assert not found.any()
+
+
+def test_ransac_among_outliers_is_the_same_each_time() -> None:
+    _, _, E, x0, x1 = two_views(1, 600, seed=5)
+    x0, x1 = x0[0], x1[0].clone()
+    generator = torch.Generator().manual_seed(0)
+    x1[::2] += 0.2 * torch.randn(300, 2, dtype=torch.float64, generator=generator)
+    order = torch.randperm(600, generator=generator)
+    matches = x0[order[:500]], x1[order[:500]], x0[order[500:]], x1[order[500:]]
+    found, inliers = essential_ransac(*matches, delta=1e-4, hypotheses=2000, seed=3)
+    again, _ = essential_ransac(*matches, delta=1e-4, hypotheses=2000, seed=3)
+    assert torch.equal(found, again)
+    assert distance(found, E[0]) < 1e-5
+    assert 40 <= inliers <= 60
+    early, _ = essential_ransac(*matches, delta=1e-4, confidence=0.999, seed=3)
+    assert distance(early, E[0]) < 1e-5
+
+
+def test_inliers_are_counted_in_chunks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, E, x0, x1 = two_views(7, 50, seed=6)
+    rows = epipolar_rows(x0[0], x1[0]).float().mT
+    whole = count_inliers(E, rows, 0.05)
+    monkeypatch.setattr("flowkit.geometry.essential_ransac.ELEMENTS", 100)
+    assert torch.equal(count_inliers(E, rows, 0.05), whole)
+    assert whole[0] == 50
