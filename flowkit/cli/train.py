@@ -45,7 +45,7 @@ class Data:
         Option(
             metavar="NAME=DIR",
             help="A public data set (flyingchairs, sintel, ...) or, for life, posed photographs (colmap, megadepth-caps), "
-            "for ransac-flow pictures that overlap (aligned); repeatable.",
+            "for ransac-flow pictures that overlap (aligned), for egoflow a video; repeatable.",
             rich_help_panel=DATA,
         ),
     ] = None
@@ -55,6 +55,24 @@ class Data:
             metavar="PAIRS",
             help="ransac-flow: learn on from its own weights on your pictures, without labels: a folder of pictures that "
             "overlap, a video, a list of pairs.",
+            rich_help_panel=DATA,
+        ),
+    ] = None
+    video: Annotated[
+        Path | None,
+        Option(
+            metavar="PATH",
+            help="egoflow: learn from the frames of a video or a folder, or of scenes that `match --reconstruct` made, "
+            "without labels; --photos is not needed then.",
+            rich_help_panel=DATA,
+        ),
+    ] = None
+    K: Annotated[
+        str | None,
+        Option(
+            "--K",
+            metavar="fx,fy,cx,cy|FILE",
+            help="Intrinsics of --video, in pixels of its frames; scenes that were reconstructed have theirs.",
             rich_help_panel=DATA,
         ),
     ] = None
@@ -146,7 +164,7 @@ def train(
 
     if data.finetune is not None:
         name, course, data = _finetuning(name, course, data)
-    recipe = with_settings(recipe_of(name), course.settings or [])
+    data, recipe = _filming(data, with_settings(recipe_of(name), course.settings or []))
     if course.print_config:
         print(as_toml(recipe), end="")
         return
@@ -156,6 +174,7 @@ def train(
         _preview(recipe, _material(recipe, data), data.preview, output.output, quiet)
         return
     recipe, plan = _planned(name, recipe, course, data, output)
+    data, recipe = _filming(data, recipe)  # K may be given anew to a run that is resumed
     material = _material(recipe, data)
     outcome = _run(recipe, material, plan, quiet)
     if not quiet:
@@ -172,6 +191,28 @@ def _finetuning(name: str, course: Course, data: Data) -> tuple[str, Course, Dat
     if course.init is None and not course.resume:
         course = replace(course, init=Path(name))
     return f"{name}-finetune", course, data
+
+
+def _filming(data: Data, recipe: Recipe) -> tuple[Data, Recipe]:
+    """What --video and --K stand for: a collection, and fields of the recipe; without photos there is nothing but the video."""
+    from flowkit.training.egoflow import EgoflowRecipe
+    from flowkit.training.video_pairs import COLLECTION
+
+    if data.video is None and data.K is None:
+        return data, recipe
+    if not isinstance(recipe, EgoflowRecipe):
+        raise UsageError("--video, --K: only egoflow learns from videos; leave them out")
+    collections = [*(data.data or [])]
+    if data.video is not None:
+        entry = f"{COLLECTION}={data.video}"
+        collections += [entry] if entry not in collections else []
+    if not any(entry.startswith(f"{COLLECTION}=") for entry in collections):
+        raise UsageError("--K is that of a video; give it together with --video PATH")
+    if data.K is not None:
+        recipe = replace(recipe, K=str(Path(data.K).resolve()) if Path(data.K).is_file() else data.K)
+    if data.photos is None:
+        recipe = replace(recipe, real=1.0)
+    return replace(data, data=collections), recipe
 
 
 def _planned(name: str, recipe: Recipe, course: Course, data: Data, output: Output) -> tuple[Recipe, Plan]:
