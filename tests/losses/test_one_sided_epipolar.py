@@ -1,0 +1,78 @@
+"""The one-sided epipolar error against distances in the plane, and its slopes against differences."""
+
+import pytest
+import torch
+
+from flowkit.geometry.epipolar import epipolar_distance, essential_from_pose
+from flowkit.geometry.pose import normalise_points
+from flowkit.losses.one_sided_epipolar import epipolar_loss, epipolar_squares
+
+SIZE = (5, 7)
+
+
+def cameras(seed=0, forward=False):
+    """K0, K1, E, and the flow of a random scene before them; all (1, ...) float64."""
+    make = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape):
+        return torch.randn(*shape, generator=make, dtype=torch.float64)
+
+    K0, K1 = (torch.tensor([[f, 0, 3.1], [0, f, 1.9], [0, 0, 1.0]], dtype=torch.float64) for f in (9.0, 11.0))
+    turn = 0.05 * drawn(3, 3)
+    R = torch.linalg.matrix_exp(turn - turn.T)
+    t = torch.tensor([0, 0, 0.4], dtype=torch.float64) if forward else 0.4 * drawn(3)
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in SIZE), indexing="ij")
+    pixels = torch.stack([x, y, torch.ones_like(x)], -1)
+    points = (pixels @ torch.linalg.inv(K0).T) * (4 + drawn(*SIZE)[..., None].abs())
+    seen = (points @ R.T + t) @ K1.T
+    flow = seen[..., :2] / seen[..., 2:] - pixels[..., :2]
+    return K0[None], K1[None], essential_from_pose(R, t)[None], flow.movedim(-1, 0)[None]
+
+
+def test_the_true_flow_costs_nothing_whatever_the_depth():
+    K0, K1, E, flow = cameras()
+    assert float(epipolar_loss(flow, E, K0, K1)) < 1e-25
+    assert float(epipolar_loss(flow + 0.5, E, K0, K1)) > 1e-5
+
+
+def test_it_is_the_squared_distance_in_the_plane_of_image1():
+    K0, K1, E, flow = cameras(1)
+    flow = flow + torch.randn(flow.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in SIZE), indexing="ij")
+    start = torch.stack([x, y], -1).reshape(1, -1, 2)
+    end = start + flow.movedim(1, -1).reshape(1, -1, 2)
+    distance = epipolar_distance(E, normalise_points(start, K0), normalise_points(end, K1))
+    found = epipolar_squares(flow, E, K0, K1).reshape(1, -1)
+    assert torch.allclose(found, distance**2, rtol=1e-9)
+    assert torch.allclose(epipolar_squares(flow, -3 * E, K0, K1).reshape(1, -1), found)  # E has no scale here
+    assert float(epipolar_loss(flow, E, K0, K1)) == pytest.approx(float(found.mean()))
+
+
+def test_slopes_by_flow_and_matrix_are_those_of_differences():
+    K0, K1, E, flow = cameras(2)
+    flow = (flow + 0.3).requires_grad_()
+    weight = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda a, b: epipolar_loss(a, b, K0, K1, weight), (flow, E.requires_grad_()))
+
+
+def test_weights_leave_pixels_and_pairs_out():
+    K0, K1, E, flow = (torch.cat([part, part]) for part in cameras(3))
+    flow[1] += 5
+    pairs = torch.tensor([1.0, 0.0], dtype=torch.float64)[:, None, None]
+    assert float(epipolar_loss(flow, E, K0, K1, pairs)) < 1e-25
+    assert float(epipolar_loss(flow, E, K0, K1, 0 * pairs)) == 0
+    pixels = torch.ones(2, *SIZE, dtype=torch.float64)
+    flow[0, :, 2, 2] += 5
+    pixels[0, 2, 2] = pixels[1] = 0
+    pixels[1] = 0
+    assert float(epipolar_loss(flow, E, K0, K1, pixels)) < 1e-25
+
+
+def test_an_epipole_in_the_picture_keeps_it_finite():
+    K0, K1, E, flow = cameras(4, forward=True)
+    E = essential_from_pose(torch.eye(3, dtype=torch.float64), torch.tensor([0, 0, 1.0], dtype=torch.float64))[None]
+    K0[0, 0, 2], K0[0, 1, 2] = 3.0, 2.0  # a pixel's own line is none
+    flow = (flow + 1).requires_grad_()
+    loss = epipolar_loss(flow, E, K0, K1)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(flow.grad).all()
