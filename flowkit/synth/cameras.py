@@ -6,7 +6,7 @@ All of it is batched (B scenes), small and in float64. A camera looks along z, x
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -56,6 +56,10 @@ class Motion:
     pivot: Tensor
     zoom: Tensor
     shift: Tensor
+
+    def __getitem__(self, part: slice | Tensor) -> Motion:
+        """Some of the motions."""
+        return Motion(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
 
     def pose(self, scale: Tensor) -> tuple[Tensor, Tensor]:
         """R (B, ..., 3, 3) and t (B, ..., 3) of X1 = R X0 + t, at scales (B, ...)."""

@@ -16,6 +16,7 @@ from flowkit.errors import UsageError
 from flowkit.geometry.homography import homogeneous
 from flowkit.synth.cameras import (
     MOTIONS,
+    Motion,
     inverse_intrinsics,
     rotation,
     sample_intrinsics,
@@ -98,7 +99,8 @@ class Scenes3D:
     """B scenes on images of `size`; cameras and objects in float64, objects in camera 0's frame.
 
     Object n is at rotations[n] X + translations[n] in camera 1's frame, (B, N, 3, 3) and (B, N, 3): the camera's own R and t
-    but where `moving` (B, N) bool. `kind` (B,) int64 points into MOTIONS, `wanted` (B,) is the displacement asked for.
+    but where `moving` (B, N) bool. R, t and K1 are `motion` at `scale` (B,); `wanted` (B,) is the displacement that was asked
+    for. `cutout_widths` (B, cutouts), pixels of image0, decide how fine the cut-outs are drawn in all pictures of the scene.
     """
 
     size: Size
@@ -111,23 +113,25 @@ class Scenes3D:
     rotations: Tensor
     translations: Tensor
     moving: Tensor
-    kind: Tensor
+    motion: Motion
+    scale: Tensor
     wanted: Tensor
+    cutout_widths: Tensor
     antialias: bool
 
     def __len__(self) -> int:
         return len(self.K0)
 
-    def __getitem__(self, part: slice) -> Scenes3D:
-        """Some of the scenes."""
+    def __getitem__(self, part: slice | Tensor) -> Scenes3D:
+        """Some of the scenes, by a slice or by their numbers."""
         tensors = {
             f.name: getattr(self, f.name)[part] for f in fields(self) if isinstance(getattr(self, f.name), Tensor)
         }
-        return replace(self, objects=self.objects[part], skins=self.skins[part], **tensors)
+        return replace(self, objects=self.objects[part], skins=self.skins[part], motion=self.motion[part], **tensors)
 
     def motions(self) -> list[str]:
         """How each camera moves, for people."""
-        return [MOTIONS[k] for k in self.kind.tolist()]
+        return [MOTIONS[k] for k in self.motion.kind.tolist()]
 
 
 def sample_scenes3d(
@@ -161,8 +165,23 @@ def sample_scenes3d(
         sharpness = K0[:, :1, 0] / _usual_distance(objects, stage)
         sharpness[:, counts.cutout_skins] = 0
         skins = sample_patches(random, skins, sharpness, settings.plain, settings.repeating, photos)
+    cut = counts.span("cutouts")
     return Scenes3D(
-        size, objects, skins, K0, K1, R, t, rotations, translations, moving, kind, wanted, settings.antialias
+        size=size,
+        objects=objects,
+        skins=skins,
+        K0=K0,
+        K1=K1,
+        R=R,
+        t=t,
+        rotations=rotations,
+        translations=translations,
+        moving=moving,
+        motion=motion,
+        scale=scale,
+        wanted=wanted,
+        cutout_widths=2 * objects.axes[:, cut, 0].norm(dim=-1) * K0[:, :1, 0] / objects.centre[:, cut].norm(dim=-1),
+        antialias=settings.antialias,
     )
 
 

@@ -129,10 +129,7 @@ def views_of(scenes: Scenes3D, photos: PhotoStore) -> Views:
 
 def _cutout_levels(scenes: Scenes3D, atlas: Atlas) -> Tensor:
     """(B, cutouts): the scale of each cut-out that has about a texel a pixel in image0; the same for both pictures."""
-    part = scenes.objects.counts.span("cutouts")
-    wide = 2 * scenes.objects.axes[:, part, 0].norm(dim=-1)
-    pixels = wide * scenes.K0[:, :1, 0] / scenes.objects.centre[:, part].norm(dim=-1)
-    return (atlas.sides[0] / pixels).log2().round().clamp(0, PACKED - 1).long()
+    return (atlas.sides[0] / scenes.cutout_widths).log2().round().clamp(0, PACKED - 1).long()
 
 
 def _see(views: Views, scenes: Scenes3D, photos: PhotoStore) -> Sight:

@@ -103,7 +103,7 @@ class Objects:
     waves: Tensor
     fading: Tensor
 
-    def __getitem__(self, part: slice) -> Objects:
+    def __getitem__(self, part: slice | Tensor) -> Objects:
         """The objects of some of the scenes."""
         tensors = (self.centre, self.axes, self.flat, self.waves, self.fading)
         return Objects(self.counts, *(tensor[part] for tensor in tensors))

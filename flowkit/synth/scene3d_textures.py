@@ -43,7 +43,7 @@ class Skins:
     cutout: Tensor
     patch: Tensor | None = None
 
-    def __getitem__(self, part: slice) -> Skins:
+    def __getitem__(self, part: slice | Tensor) -> Skins:
         """The textures of some of the scenes."""
         return Skins(**{name: getattr(self, name)[part] for name in self._names()})
 
