@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from flowkit.errors import UsageError
+from flowkit.geometry.essential_layer import EssentialFit, EssentialSettings, essential_of_flow
 from flowkit.geometry.grids import flow_targets
 from flowkit.geometry.pose import normalise_points, recover_pose, rotation_angle, translation_angle
 from flowkit.io.weights import load_checkpoint, load_strictly
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowkit.batch import PairBatch
-    from flowkit.geometry.essential_layer import EssentialFit
     from flowkit.models.prediction import FlowPrediction
     from flowkit.training.material import Material
     from flowkit.types import Size
@@ -44,22 +44,6 @@ BASELINE, EPIPOLAR, STUDENT = STAGES = ("baseline", "epipolar", "student")
 """What `until` names: pictures alone, E besides (the teacher), and the student of what was learned before it."""
 _VOTERS = 4
 """Every fourth row and column says on which side of the cameras the points lie."""
-
-
-@dataclass(frozen=True)
-class LowerLevel:
-    """How E is found of a flow (geometry/essential_layer.py)."""
-
-    delta: float = 1e-3
-    """Where the penalty is cut off: algebraic residual in normalised coordinates, |t| = 1 (equation 5)."""
-    hypotheses: int = 10_000
-    """Essential matrices that RANSAC tries."""
-    drawn: int = 10_000
-    """Pixels that they are drawn from."""
-    held_out: int = 2_000
-    """Pixels that judge them."""
-    iterations: int = 200
-    """Steps of IRLS, at most."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ class EgoflowRecipe(Recipe):
     """Those of the stage student."""
     scales: Scales = field(default_factory=Scales)
     """The pyramid of pictures and flows."""
-    lower: LowerLevel = field(default_factory=LowerLevel)
+    lower: EssentialSettings = field(default_factory=EssentialSettings)
     """How E is found."""
     crop: tuple[int, int] = (256, 640)
     """(height, width) of what the student sees of the crops that its teacher sees."""
@@ -99,12 +83,15 @@ class EgoflowRecipe(Recipe):
         if not 0 <= self.real <= 1 or self.gap < 1:
             raise UsageError(f"real={self.real}, gap={self.gap}: real must lie between 0 and 1, gap be at least 1")
         for stage in self.stages or (Stage(until=self.until),):
-            size = stage.size or self.size
-            if (stage.until or STUDENT) == STUDENT and (self.crop[0] > size[0] or self.crop[1] > size[1]):
-                raise UsageError(
-                    f"crop={self.crop[0]},{self.crop[1]}: the student's crop must fit into the teacher's, "
-                    f"{size[0]},{size[1]}"
-                )
+            if (stage.until or self.until or STUDENT) == STUDENT:
+                self._check_crop(stage.size or self.size)
+
+    def _check_crop(self, whole: Size) -> None:
+        crop, divisor = f"crop={self.crop[0]},{self.crop[1]}", self.divisor()
+        if self.crop[0] > whole[0] or self.crop[1] > whole[1]:
+            raise UsageError(f"{crop}: the student's crop must fit into its teacher's, size={whole[0]},{whole[1]}")
+        if self.crop[0] % divisor or self.crop[1] % divisor:
+            raise UsageError(f"{crop}: {self.model} takes crops whose sides are divisible by {divisor}")
 
     @property
     def renders(self) -> bool:
@@ -176,14 +163,12 @@ class EgoflowRecipe(Recipe):
 
     def _epipolar(self, flows: Tensor, batch: PairBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """lambda_e L_e of both directions, each under the E of its own flow, and figures about E."""
-        from flowkit.geometry.essential_layer import EssentialSettings, essential_of_flow
-
         if batch.K0 is None or batch.K1 is None:
             raise UsageError("the epipolar term needs the cameras' K; give --K, or --set until=baseline without it")
         K0, K1 = torch.cat([batch.K0, batch.K1]), torch.cat([batch.K1, batch.K0])
         there, back = flows.chunk(2)
         usable = visible(flows, torch.cat([back, there]))
-        fit = essential_of_flow(flows, K0, K1, usable, EssentialSettings(**vars(self.lower)), seed=_seed())
+        fit = essential_of_flow(flows, K0, K1, usable, self.lower, seed=_seed())
         found = fit.found.to(flows.dtype)[:, None, None]
         term = self.upper.epipolar * epipolar_loss(flows, fit.E, K0, K1, found)
         figures = {"inliers": fit.inlier_share.float().mean(), "found": fit.found.float().mean()}
@@ -274,7 +259,7 @@ EGOFLOW_CPU = replace(
     crop=(128, 192),
     engine=replace(_RIGID, max_displacement=32.0),
     scales=Scales(radii=(3, 2, 2, 1, 1)),
-    lower=LowerLevel(hypotheses=512, drawn=4_000, held_out=500, iterations=50),
+    lower=EssentialSettings(hypotheses=256, drawn=4_000, held_out=500, iterations=30),
     superpixels=SuperpixelNoise(segments=100, replaced=(4, 8)),
     clip_each=True,
     ema=0.99,
