@@ -2,7 +2,7 @@
 
 The public API is loaded on first use, so that `import flowkit` costs nothing:
 `flowkit.flow(a, b)`, `flowkit.match(a, b)`, `flowkit.align(source, target, multi_h=True)`, `flowkit.homography(a, b)`,
-`flowkit.pose(a, b, K0, K1)`, `flowkit.warp(image, flow=...)`, `flowkit.read_image(path)`, `flowkit.load_model(name)`; paths,
+`flowkit.pose(a, b, K0, K1)`, `flowkit.with_egomotion(flow, K0, K1)`, `flowkit.warp(image, flow=...)`, `flowkit.read_image(path)`, `flowkit.load_model(name)`; paths,
 arrays and tensors are all welcome wherever an image is.
 """
 
@@ -15,6 +15,7 @@ _API = {
     "match": ("flowkit.pipelines.match", "match"),
     "homography": ("flowkit.pipelines.homography", "homography"),
     "pose": ("flowkit.pipelines.pose", "pose"),
+    "with_egomotion": ("flowkit.pipelines.egomotion", "with_egomotion"),
     "align": ("flowkit.pipelines.align", "align"),
     "load_model": ("flowkit.pipelines.network", "load_model"),
     "warp": ("flowkit.pipelines.warp", "warp"),

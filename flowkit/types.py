@@ -98,6 +98,7 @@ class Flow:
     occlusion: np.ndarray | None = None
     backward: Flow | None = None
     run: Run | None = None
+    egomotion: Egomotion | None = None
 
     @property
     def size(self) -> Size:
@@ -220,6 +221,19 @@ class RelativePose:
     estimator: str
     epipolar_error: float | None = None
     run: Run | None = None
+
+
+@dataclass(frozen=True)
+class Egomotion:
+    """How the camera moved between the images of a flow, and what of the flow that does not explain.
+
+    `residual` is (H, W) float32 on the flow's grid: the distance in pixels of p + flow(p) from p's epipolar line in image1, or
+    where the camera only turned from where the turn takes p; NaN where the flow or the motion is unknown. What moves by itself
+    stands out in it, unless it moves along its epipolar lines.
+    """
+
+    pose: RelativePose
+    residual: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
-from flowkit.cli import options, pairwise, report
+from flowkit.cli import cameras, options, pairwise, report
 from flowkit.cli.options import METHOD, grouped
 from flowkit.errors import UsageError
 
@@ -64,6 +64,7 @@ def flow(
     legend: options.Legend = False,
     *,
     dense: options.DenseFlow,
+    intrinsics: cameras.Cameras,
     compute: options.Compute,
     output: options.Output,
     batch: options.Batch,
@@ -72,6 +73,9 @@ def flow(
 
     Without --model the method is chosen for each pair; flow.json says which, and why. Writes flow.flo, flow.png, flow.json;
     with --bidirectional also backward.flo, confidence.png, occlusion.png. To bring B onto A: `flowkit warp B --flow flow.flo`.
+
+    With --K (or K in the list of pairs) flow.json has the camera's motion behind the flow, too, and epipolar.npy, epipolar.png
+    how many pixels the flow is off it: what moves on its own stands out.
     """
     report.start(output.verbose, output.quiet)
     if features is not None and init is not Init.MATCHES and dense.model != "auto":
@@ -86,7 +90,7 @@ def flow(
     if warm_start:
         _check_warm_start(dense.model, init, sequence)
         method["warm_start"] = True
-    writing = {"pictures": output.pictures, "max_flow": max_flow, "legend": legend}
+    writing = {"pictures": output.pictures, "max_flow": max_flow, "legend": legend, **intrinsics.arguments()}
     job = pairwise.job("flow", method, writing)
     if sequence is None:
         pairwise.run(job, image0, image1, output, batch)
@@ -103,11 +107,14 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
 
     import numpy as np
 
-    from flowkit.pipelines import flow, outputs
+    from flowkit.pipelines import egomotion, flow, outputs
     from flowkit.pipelines.prepare import is_blank
     from flowkit.types import Status
 
-    method = dict(job.method)
+    method, writing = dict(job.method), dict(job.writing)
+    given = writing.pop("K0"), writing.pop("K1"), writing.pop("fov")
+    calibrated = any(value is not None for value in (*given, inputs.K0, inputs.K1))
+    matrices = cameras.both(inputs, *given) if calibrated else None
     if method.pop("warm_start", False):
         method["initial"] = _flow_before(directory, inputs.image0.size)
         if method["initial"] is not None:
@@ -122,8 +129,10 @@ def solve(inputs: pairwise.Inputs, directory: Path, job: pairwise.Job) -> Outcom
             replace(result, uv=unknown, confidence=None, occlusion=None, backward=None),
             Status.TOO_FEW_MATCHES,
         )
+    elif matrices is not None:
+        result = egomotion.with_egomotion(result, *matrices, seed=method["seed"])
     outcome = outputs.write_flow_results(
-        directory, result, inputs.image0, inputs.image1, status=status, command=job.arguments, **job.writing
+        directory, result, inputs.image0, inputs.image1, status=status, command=job.arguments, **writing
     )
     auto = run.options.get("auto")
     if not isinstance(auto, Mapping) or status is not Status.OK:

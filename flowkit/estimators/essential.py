@@ -53,7 +53,10 @@ def fit_essential(
         return failure(Status.DEGENERATE)
     focal = float(np.mean([K[k, k] for K in (K0, K1) for k in (0, 1)]))
     settings = EssentialSettings(
-        delta=threshold / focal if delta is None else delta, hypotheses=hypotheses, confidence=CONFIDENCE
+        delta=threshold / focal if delta is None else delta,
+        hypotheses=hypotheses,
+        score="objective",
+        confidence=CONFIDENCE,
     )
     order = np.random.default_rng(seed).permutation(int(finite.sum()))
     x0, x1 = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowkit.geometry.essential_ransac import HYPOTHESES, epipolar_rows, essential_ransac
+from flowkit.geometry.essential_ransac import HYPOTHESES, Score, epipolar_rows, essential_ransac
 from flowkit.geometry.grids import pixel_grid
 from flowkit.geometry.implicit import argmin
 from flowkit.geometry.irls import ITERATIONS, irls
@@ -36,6 +36,8 @@ class EssentialSettings:
     """Most correspondences that hypotheses are tested on."""
     iterations: int = ITERATIONS
     """Of the re-weighted least squares, at most."""
+    score: Score = "inliers"
+    """How hypotheses are judged."""
     confidence: float | None = None
     """Draw no more hypotheses once five inliers were drawn with that probability; None draws all."""
 
@@ -112,6 +114,7 @@ def essential_of_matches(
         *detached,
         delta=settings.delta,
         hypotheses=settings.hypotheses,
+        score=settings.score,
         confidence=settings.confidence,
         seed=seed,
     )

@@ -28,6 +28,7 @@ from flowkit.io.schema import (
     AlignRecord,
     AnyRecord,
     BackwardFlow,
+    FlowEgomotion,
     FlowRecord,
     FlowStatistics,
     GroupImage,
@@ -42,7 +43,7 @@ from flowkit.io.schema import (
     schemas,
 )
 from flowkit.io.text import read_text
-from flowkit.types import Alignment, Flow, Homography, Matches, RelativePose, Run, Size, Status, Warped
+from flowkit.types import Alignment, Egomotion, Flow, Homography, Matches, RelativePose, Run, Size, Status, Warped
 
 __all__ = [
     "AlignRecord",
@@ -92,7 +93,19 @@ def flow_record(flow: Flow, name0: str, name1: str, files: Names = (), argv: Ite
         points_into=image1,
         statistics=_statistics(flow),
         backward=backward,
+        egomotion=None if flow.egomotion is None else _egomotion(flow.egomotion),
         **_written(files, argv, flow.run),
+    )
+
+
+def _egomotion(egomotion: Egomotion) -> FlowEgomotion:
+    residual = egomotion.residual[np.isfinite(egomotion.residual)]
+    pose = egomotion.pose
+    return FlowEgomotion(
+        status=pose.status,
+        median_residual_px=_number(float(np.median(residual))) if len(residual) else None,
+        unexplained_share=_share(float((residual > pose.threshold).mean())) if len(residual) else None,
+        **_camera_motion(pose),
     )
 
 
@@ -139,6 +152,18 @@ def pose_record(
     cloud: PointCloudInfo | None = None,
 ) -> PoseRecord:
     """pose.json, the rotation also as a quaternion and an angle; `cloud` says what became of the point cloud."""
+    return PoseRecord(
+        status=pose.status,
+        image0=_image(name0, pose.matches.size0),
+        image1=_image(name1, pose.matches.size1),
+        point_cloud=cloud,
+        **_camera_motion(pose),
+        **_written(files, argv, pose.run),
+    )
+
+
+def _camera_motion(pose: RelativePose) -> dict[str, Any]:
+    """The fields of `CameraMotion`."""
     quaternion = angle = None
     if pose.R is not None:
         from scipy.spatial.transform import Rotation
@@ -146,25 +171,20 @@ def pose_record(
         rotation = Rotation.from_matrix(pose.R)
         quaternion = rotation.as_quat(canonical=True, scalar_first=True).tolist()
         angle = math.degrees(rotation.magnitude())
-    return PoseRecord(
-        status=pose.status,
-        image0=_image(name0, pose.matches.size0),
-        image1=_image(name1, pose.matches.size1),
-        R=_listed(pose.R),
-        t=_listed(None if pose.t is None else np.ravel(pose.t)),
-        E=_listed(pose.E),
-        quaternion_wxyz=quaternion,
-        rotation_angle_deg=angle,
-        K0=_listed(pose.K0),
-        K1=_listed(pose.K1),
-        degeneracy=pose.degeneracy,
-        epipolar_error_px=_number(pose.epipolar_error),
-        estimator=pose.estimator,
-        threshold_px=float(pose.threshold),
-        point_cloud=cloud,
+    return {
+        "R": _listed(pose.R),
+        "t": _listed(None if pose.t is None else np.ravel(pose.t)),
+        "E": _listed(pose.E),
+        "quaternion_wxyz": quaternion,
+        "rotation_angle_deg": angle,
+        "K0": _listed(pose.K0),
+        "K1": _listed(pose.K1),
+        "degeneracy": pose.degeneracy,
+        "epipolar_error_px": _number(pose.epipolar_error),
+        "estimator": pose.estimator,
+        "threshold_px": float(pose.threshold),
         **_agreement(pose.matches),
-        **_written(files, argv, pose.run),
-    )
+    }
 
 
 def align_record(

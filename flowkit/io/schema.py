@@ -17,6 +17,8 @@ FLOW_CONVENTION: Final = "p + flow(p) is in points_into, for p on the grid; (x, 
 HOMOGRAPHY_CONVENTION: Final = "x1 ~ matrix x0; row-major, matrix[2][2] = 1"
 POSE_CONVENTION: Final = "X1 = R X0 + t, |t| = 1 (scale unknown), E = [t]x R; x right, y down, z forward"
 CLOUD_CONVENTION: Final = "of image0's camera: x right, y down, z forward; unit: the baseline, scale unknown"
+STEP_CONVENTION: Final = "X1 = R X0 + length t, |t| = 1; x right, y down, z forward"
+TRAJECTORY_CONVENTION: Final = "camera to world; the world is the first frame's camera"
 ALIGN_CONVENTION: Final = "x_source ~ matrix x_target; row-major, matrix[2][2] = 1"
 
 
@@ -111,6 +113,33 @@ class Agreement(Model):
     )
 
 
+class CameraMotion(Agreement):
+    """How the camera moved from image0 to image1."""
+
+    R: Matrix | None
+    t: Vector | None
+    E: Matrix | None
+    quaternion_wxyz: tuple[float, float, float, float] | None = Field(description="R as Hamilton's quaternion, w >= 0")
+    rotation_angle_deg: float | None
+    K0: Matrix
+    K1: Matrix
+    degeneracy: Text = Field(description="none, planar or pure_rotation")
+    epipolar_error_px: float | None = Field(description="Median symmetric epipolar distance of the inliers")
+    estimator: Text
+    threshold_px: float
+
+
+class FlowEgomotion(CameraMotion):
+    """The camera's motion behind a flow, and how much of the flow it explains."""
+
+    status: Status = Field(description="Only with ok may the motion be used")
+    convention: Literal["X1 = R X0 + t, |t| = 1 (scale unknown), E = [t]x R; x right, y down, z forward"] = (
+        POSE_CONVENTION
+    )
+    median_residual_px: float | None = Field(description="Distance of p + flow(p) from p's epipolar line")
+    unexplained_share: Share | None = Field(description="Known pixels further from it than threshold_px, of all known")
+
+
 class FlowRecord(Record):
     """flow.json: a dense flow image0 -> image1."""
 
@@ -122,6 +151,7 @@ class FlowRecord(Record):
     convention: Literal["p + flow(p) is in points_into, for p on the grid; (x, y) in pixels"] = FLOW_CONVENTION
     statistics: FlowStatistics
     backward: BackwardFlow | None
+    egomotion: FlowEgomotion | None = Field(default=None, description="null when no intrinsics were given")
     files: Files
     provenance: Provenance
 
@@ -164,7 +194,7 @@ class PointCloudInfo(Model):
     reason: Text | None = Field(description="Why there is no file; null when there is one")
 
 
-class PoseRecord(Agreement, Record):
+class PoseRecord(CameraMotion, Record):
     """pose.json: image0's camera -> image1's camera."""
 
     kind: Literal["pose"] = "pose"
@@ -173,17 +203,6 @@ class PoseRecord(Agreement, Record):
     convention: Literal["X1 = R X0 + t, |t| = 1 (scale unknown), E = [t]x R; x right, y down, z forward"] = (
         POSE_CONVENTION
     )
-    R: Matrix | None
-    t: Vector | None
-    E: Matrix | None
-    quaternion_wxyz: tuple[float, float, float, float] | None = Field(description="R as Hamilton's quaternion, w >= 0")
-    rotation_angle_deg: float | None
-    K0: Matrix
-    K1: Matrix
-    degeneracy: Text = Field(description="none, planar or pure_rotation")
-    epipolar_error_px: float | None = Field(description="Median symmetric epipolar distance of the inliers")
-    estimator: Text
-    threshold_px: float
     point_cloud: PointCloudInfo | None = Field(default=None, description="null when none was asked for")
     files: Files
     provenance: Provenance
@@ -271,6 +290,59 @@ class ReconstructionRecord(Record):
     provenance: Provenance
 
 
+class FrameInfo(Model):
+    """A frame of a sequence."""
+
+    name: Text
+    place: Count = Field(description="In the whole sequence, from 0")
+    time: float = Field(description="Seconds, as in trajectory.tum.txt")
+
+
+class OdometryStep(Model):
+    """The motion from one frame to the next."""
+
+    frame0: FrameInfo
+    frame1: FrameInfo
+    status: Status
+    degeneracy: Text = Field(description="none, planar or pure_rotation")
+    R: Matrix | None = Field(description="null where the pair failed: the pose is held")
+    t: Vector | None = Field(description="null, too, for a pure rotation")
+    length: float = Field(ge=0, description="Of the step; 0 where there is no t")
+    length_from: Literal["ground truth", "first step", "chained", "kept", "none"] = Field(
+        description="The true step; 1 by definition; the step before and points seen in three frames; that of the step "
+        "before, for want of such points (or of a true pose); no step"
+    )
+    common_points: Count = Field(description="Seen in three frames, from which the length was taken")
+    matches: Count
+    inliers: Count
+    epipolar_error_px: float | None = Field(description="Median symmetric epipolar distance of the inliers")
+    seconds: Seconds
+
+
+class OdometryRecord(Record):
+    """odometry.json: a trajectory, chained from the motions between consecutive frames."""
+
+    kind: Literal["odometry"] = "odometry"
+    sequence: Text
+    image_size: PixelSize
+    step_convention: Literal["X1 = R X0 + length t, |t| = 1; x right, y down, z forward"] = STEP_CONVENTION
+    trajectory_convention: Literal["camera to world; the world is the first frame's camera"] = TRAJECTORY_CONVENTION
+    scale: Literal["ground truth", "relative (chained)"] = Field(description="Of the steps; relative: the first has length 1")
+    kept_lengths: Count = Field(description="Steps that are as long as the one before, for want of anything better")
+    times: Literal["file names", "place / frame rate", "place"] = Field(description="Where the frames' times are from")
+    frames: Count
+    failed: list[Text] = Field(description="Frames whose motion from the frame before is not known: the pose is held")
+    pure_rotations: Count
+    stopped: Text | None = Field(description="Why the sequence was not followed to its end; null when it was")
+    K: Matrix
+    distortion: list[float] = Field(description="OpenCV's k1 k2 p1 p2 [k3 ...]; empty for none")
+    estimator: Text
+    threshold_px: float
+    steps: list[OdometryStep]
+    files: Files
+    provenance: Provenance
+
+
 AnyRecord = (
     FlowRecord
     | MatchesRecord
@@ -280,6 +352,7 @@ AnyRecord = (
     | GroupRecord
     | WarpRecord
     | ReconstructionRecord
+    | OdometryRecord
 )
 
 RECORDS: dict[str, type[AnyRecord]] = {
@@ -291,6 +364,7 @@ RECORDS: dict[str, type[AnyRecord]] = {
     "group": GroupRecord,
     "warp": WarpRecord,
     "reconstruction": ReconstructionRecord,
+    "odometry": OdometryRecord,
 }
 
 

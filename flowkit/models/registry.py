@@ -110,6 +110,10 @@ _LITEFLOWNET = ModelSpec(
 _LITEFLOWNET2 = (
     "Hui, Tang and Loy, A Lightweight Optical Flow CNN: Revisiting Data Fidelity and Regularization, TPAMI 2020"
 )
+_EGOFLOW = (
+    "Jiang et al., Joint Unsupervised Learning of Optical Flow and Egomotion with Bi-Level Optimization, 3DV 2020, "
+    "on LiteFlowNetX in place of PWC-Net"
+)
 _PWCNET = ModelSpec(
     name="pwcnet",
     kind="network",
@@ -222,6 +226,17 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 init="coarse",
                 weights="liteflownetx",
                 paper=_LITEFLOWNET2,
+                convert=None,
+                sources="",
+            ),
+            replace(
+                _LITEFLOWNET,
+                name="egoflow",
+                target="flowkit.models.liteflownet:liteflownetx",
+                memory=620,
+                init="coarse",
+                weights="egoflow",
+                paper=_EGOFLOW,
                 convert=None,
                 sources="",
             ),

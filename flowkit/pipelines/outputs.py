@@ -19,7 +19,7 @@ import numpy as np
 
 from flowkit.errors import OutputError, UsageError
 from flowkit.io import results
-from flowkit.io.atomic import remove_stale
+from flowkit.io.atomic import atomic_path, remove_stale
 from flowkit.io.flow_files import write_flow
 from flowkit.io.images import write_image
 from flowkit.types import Flow, Homography, Image, Matches, RelativePose, Status, Warped
@@ -30,10 +30,20 @@ if TYPE_CHECKING:
     from flowkit.pipelines.point_cloud import PointCloud
 
 FILES = {
-    "flow": ("flow.flo", "flow.png", "backward.flo", "confidence.png", "occlusion.png", "flow.json"),
+    "flow": (
+        "flow.flo",
+        "flow.png",
+        "backward.flo",
+        "confidence.png",
+        "occlusion.png",
+        "epipolar.npy",
+        "epipolar.png",
+        "flow.json",
+    ),
     "match": ("matches.npz", "points.json", "features.h5", "matches.h5", "matches.png", "matches.json"),
     "homography": ("homography.png", "homography.json"),
     "pose": ("pose.png", "two_view.ply", "pose.json"),
+    "odometry": ("trajectory.kitti.txt", "trajectory.tum.txt", "trajectory.png", "odometry.json"),
     "align": (
         "aligned.png",
         "blend.png",
@@ -49,6 +59,8 @@ FILES = {
     "group": ("average.png", "average_coarse.png", "average_before.png", "average.gif", "group.json"),
 }
 """What each verb writes; the JSON comes last."""
+LARGEST_RESIDUAL = 16.0
+"""Pixels from the epipolar line at which the scale of epipolar.png ends."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,8 @@ def write_flow_results(
     max_flow: float | None = None,
     legend: bool = False,
 ) -> Outcome:
-    """flow.flo, flow.png, of both directions backward.flo, confidence.png, occlusion.png; flow.json."""
+    """flow.flo, flow.png, of both directions backward.flo, confidence.png, occlusion.png, with egomotion epipolar.npy and
+    epipolar.png; flow.json."""
     write = Writer(directory, "flow", pictures)
     if status is Status.OK:
         write_flow(write.path("flow.flo"), flow.uv)
@@ -187,10 +200,15 @@ def write_flow_results(
             write.picture("confidence.png", maps.confidence_picture(flow.confidence))
         if flow.occlusion is not None:
             write.picture("occlusion.png", maps.occlusion_picture(flow.occlusion))
+        if flow.egomotion is not None and np.isfinite(flow.egomotion.residual).any():
+            with atomic_path(write.path("epipolar.npy")) as path, path.open("wb") as stream:
+                np.save(stream, flow.egomotion.residual)
+            write.picture("epipolar.png", maps.error_map(flow.egomotion.residual, LARGEST_RESIDUAL))
     record = results.flow_record(flow, image0.name, image1.name, write.names, command).model_copy(
         update={"status": status}
     )
-    return write.finish(status, record, f"flow {image0.name} -> {image1.name}: {flow_summary(flow)}")
+    said = () if record.egomotion is None else _motion_lines(flow, record.egomotion.unexplained_share)
+    return write.finish(status, record, f"flow {image0.name} -> {image1.name}: {flow_summary(flow)}", *said)
 
 
 def write_match_results(
@@ -250,8 +268,7 @@ def write_pose_results(
     summary = [f"pose {image0.name} -> {image1.name}: {_inliers(pose.matches)}"]
     if pose.R is not None and pose.t is not None and pose.status is Status.OK:
         write.picture("pose.png", drawings.draw_epipolar(image0.rgb8, image1.rgb8, pose))
-        angle = np.degrees(np.arccos(np.clip((np.trace(pose.R) - 1) / 2, -1, 1)))
-        summary.append(f"  rotation {angle:.2f} degrees, translation direction {np.array2string(pose.t, precision=3)}")
+        summary.append(_motion(pose))
         if pose.epipolar_error is not None:
             summary.append(f"  median epipolar error {pose.epipolar_error:.2f} px, degeneracy {pose.degeneracy}")
     info = line = None
@@ -342,6 +359,25 @@ def flow_summary(flow: Flow) -> str:
     if flow.occlusion is not None:
         facts.append(f"{flow.occlusion.mean():.0%} occluded")
     return ", ".join(facts)
+
+
+def _motion(pose: RelativePose) -> str:
+    """ "  rotation 1.20 degrees, translation direction [0. 0. 1.]"; of a pure rotation only the first."""
+    assert pose.R is not None
+    angle = np.degrees(np.arccos(np.clip((np.trace(pose.R) - 1) / 2, -1, 1)))
+    direction = "" if pose.t is None else f", translation direction {np.array2string(pose.t, precision=3)}"
+    return f"  rotation {angle:.2f} degrees{direction}"
+
+
+def _motion_lines(flow: Flow, unexplained: float | None) -> list[str]:
+    """What is said of a flow's egomotion."""
+    assert flow.egomotion is not None
+    pose = flow.egomotion.pose
+    if pose.R is None:
+        return [f"  no camera motion: {_REASONS[pose.status]}"]
+    turned = "" if pose.t is not None else " (it only turned: no translation can be told)"
+    share = 0.0 if unexplained is None else unexplained
+    return [f"{_motion(pose)}{turned}; {share:.0%} of the flow is more than {pose.threshold:g} px off it"]
 
 
 def _inliers(matches: Matches) -> str:

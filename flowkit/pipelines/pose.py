@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,10 @@ THRESHOLD = 1.0
 """Sampson bound in pixels at 1000 pixels a side; larger images scale it."""
 PLANAR_SHARE = 0.9
 """Inliers of the pose that one homography must explain as well for the scene to count as planar."""
+
+NOISE, LEAST_NOISE = 6.0, 0.1
+"""A homography of a dense flow may miss by so many times the pose's median residual: four standard deviations; in pixels at
+least."""
 
 FLAGS = {"iterations": "iters", "feature_weights": "feature-weights"}
 LEAST_SHARE = 0.01
@@ -128,14 +132,30 @@ def default_threshold(*sizes: Size) -> float:
     return THRESHOLD * max(1.0, max(max(size) for size in sizes) / 1000)
 
 
-def from_matches(matches: Matches, K0: np.ndarray, K1: np.ndarray, threshold: float, seed: int = 0) -> RelativePose:
-    """The pose behind given matches, judged for degeneracy."""
+def from_matches(
+    matches: Matches,
+    K0: np.ndarray,
+    K1: np.ndarray,
+    threshold: float,
+    seed: int = 0,
+    estimator: Callable[..., Fit] = fit_relative_pose,
+    dense: bool = False,
+) -> RelativePose:
+    """The pose behind given matches, judged for degeneracy; `estimator` has `fit_relative_pose`'s contract.
+
+    A homography that explains the inliers within twice the threshold makes the scene planar; where the matches are of a
+    `dense` flow, whose many small parallaxes determine a pose as well as a few large ones do, within what the pose itself
+    leaves of them.
+    """
     points0, points1 = matches.points0, matches.points1
-    fit = fit_relative_pose(points0, points1, K0, K1, threshold=threshold, seed=seed)
-    flat = fit_homography(points0, points1, threshold=2 * threshold, seed=seed)
+    fit = estimator(points0, points1, K0, K1, threshold=threshold, seed=seed)
+    bound = 2 * threshold
+    if dense and fit.model is not None:
+        bound = min(bound, max(NOISE * float(np.median(fit.residuals[fit.inliers])), LEAST_NOISE))
+    flat = fit_homography(points0, points1, threshold=bound, seed=seed)
     flat_count = int(flat.inliers.sum())
     if flat.model is not None and (fit.model is None or flat_count >= PLANAR_SHARE * fit.inliers.sum()):
-        rotation = rotation_of(flat.model, K0, K1, points0[flat.inliers], points1[flat.inliers], 2 * threshold)
+        rotation = rotation_of(flat.model, K0, K1, points0[flat.inliers], points1[flat.inliers], bound)
         if rotation is not None:
             return _answer(matches, K0, K1, threshold, Status.DEGENERATE, "pure_rotation", flat, R=rotation)
         planar = planar_pose(flat.model, K0, K1, matches, flat.inliers, threshold)
@@ -233,10 +253,15 @@ def _intrinsics(image: Image, K: np.ndarray | None) -> np.ndarray:
         K = intrinsics_from_exif(image)
         if K is None:
             raise InputError(f"{image.name}: no intrinsics given and none in its EXIF; pass K as a 3x3 matrix")
-    K = np.asarray(K, float)
-    if K.shape != (3, 3) or not np.isfinite(K).all() or abs(np.linalg.det(K)) < 1e-9:
-        raise UsageError(f"{image.name}: K must be a finite, invertible 3x3 matrix")
-    return K
+    return checked_intrinsics(K, image.name)
+
+
+def checked_intrinsics(K: object, name: str) -> np.ndarray:
+    """K as (3, 3) float64; UsageError, naming whose it is, for what is no such matrix."""
+    matrix = np.asarray(K, float)
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-9:
+        raise UsageError(f"{name}: K must be a finite, invertible 3x3 matrix")
+    return matrix
 
 
 def _given(options: Mapping[str, object]) -> dict[str, Any]:

@@ -1,13 +1,17 @@
 """Robust fits on synthetic truth, and every way in which the data can refuse one."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
+from flowkit.estimators.essential import fit_essential
 from flowkit.estimators.magsac import fit_fundamental, fit_homography, sampson_error
 from flowkit.estimators.poselib import fit_relative_pose
 from flowkit.estimators.significance import log10_false_alarms
 from flowkit.types import Status
 
+POSE = (fit_relative_pose, fit_essential)
 H = np.array([[1.1, 0.05, 10.0], [-0.04, 0.95, -5.0], [1e-4, 2e-5, 1.0]])
 K = np.array([[500.0, 0, 319.5], [0, 500.0, 239.5], [0, 0, 1]])
 
@@ -55,7 +59,7 @@ def test_the_same_seed_gives_the_same_bytes():
     assert a.tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize("fit", [fit_homography, fit_fundamental, lambda a, b: fit_relative_pose(a, b, K, K)])
+@pytest.mark.parametrize("fit", [fit_homography, fit_fundamental, *(partial(fit, K0=K, K1=K) for fit in POSE)])
 @pytest.mark.parametrize(
     ("name", "statuses"),
     [
@@ -85,7 +89,7 @@ def test_bad_geometry_is_a_status_and_never_a_model(fit, name, statuses):
     assert len(result.inliers) == len(data[name][0])
 
 
-@pytest.mark.parametrize("fit", [fit_homography, fit_fundamental, lambda a, b: fit_relative_pose(a, b, K, K)])
+@pytest.mark.parametrize("fit", [fit_homography, fit_fundamental, *(partial(fit, K0=K, K1=K) for fit in POSE)])
 @pytest.mark.parametrize("count", [30, 300, 3000])
 def test_chance_never_becomes_a_model(fit, count):
     for seed in range(3):
@@ -125,9 +129,10 @@ def test_fundamental_matrix_has_its_points_the_right_way_round():
     assert np.median(sampson_error(fit.model, p1[:200], p0[:200])) > 3
 
 
-def test_pose_takes_camera0_to_camera1():
+@pytest.mark.parametrize("estimate", POSE)
+def test_pose_takes_camera0_to_camera1(estimate):
     p0, p1, R, t = scene()
-    fit = fit_relative_pose(p0, p1, K, K)
+    fit = estimate(p0, p1, K, K)
     assert fit.status is Status.OK and fit.model.shape == (3, 4)
     assert np.degrees(np.arccos(np.clip((np.trace(fit.model[:, :3] @ R.T) - 1) / 2, -1, 1))) < 0.2
     assert fit.model[:, 3] @ t > 0.999

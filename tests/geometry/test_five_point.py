@@ -7,7 +7,7 @@ import pytest
 import torch
 from two_views import distance, two_views
 
-from flowkit.geometry.essential_ransac import count_inliers, epipolar_rows, essential_ransac
+from flowkit.geometry.essential_ransac import Score, epipolar_rows, essential_ransac, scored
 from flowkit.geometry.five_point import five_point
 from flowkit.geometry.matrix_manifolds import ESSENTIAL
 from flowkit.geometry.real_roots import real_roots
@@ -115,10 +115,16 @@ def test_ransac_among_outliers_is_the_same_each_time() -> None:
     assert distance(early, E[0]) < 1e-5
 
 
-def test_inliers_are_counted_in_chunks_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_in_chunks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, E, x0, x1 = two_views(7, 50, seed=6)
     rows = epipolar_rows(x0[0], x1[0]).float().mT
-    whole = count_inliers(E, rows, 0.05)
+    scores: tuple[Score, ...] = ("inliers", "objective")
+    whole = [scored(E, rows, 0.05, score) for score in scores]
     monkeypatch.setattr("flowkit.geometry.essential_ransac.ELEMENTS", 100)
-    assert torch.equal(count_inliers(E, rows, 0.05), whole)
-    assert whole[0] == 50
+    for score, values in zip(scores, whole, strict=True):
+        assert torch.allclose(scored(E, rows, 0.05, score), values)
+        assert values.argmax() == 0
+    assert whole[0][0] == 50 and abs(float(whole[1][0])) < 1e-6
+    products = (E[3].flatten() @ rows.double()).square().clamp(max=0.05**2)
+    assert float(whole[1][3]) == pytest.approx(-float(products.sum()) / 2, rel=1e-5)
+    assert int(whole[0][3]) == int((products < 0.05**2).sum())
