@@ -50,18 +50,21 @@ def homogeneous(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([x, torch.ones_like(x[..., :1])], -1)
 
 
-def test_against_opencv() -> None:
-    cv2 = pytest.importorskip("cv2")
-    _, _, _, x0, x1 = two_views(40, 5, seed=2)
+def test_all_that_poselib_finds_is_found() -> None:
+    poselib = pytest.importorskip("poselib")
+    _, _, _, x0, x1 = two_views(200, 5, seed=2)
     ours, found = five_point(x0, x1)
+    rays0, rays1 = (homogeneous(x) / homogeneous(x).norm(dim=-1, keepdim=True) for x in (x0, x1))
+    missed = total = 0
     for k in range(len(x0)):
-        stacked, _ = cv2.findEssentialMat(x0[k].numpy(), x1[k].numpy(), np.eye(3), method=cv2.RANSAC, threshold=1e-9)
-        if stacked is None:
-            continue
-        theirs = torch.from_numpy(stacked.reshape(-1, 3, 3))
+        theirs = torch.from_numpy(np.array(poselib.essential_matrix_5pt(rays0[k].numpy(), rays1[k].numpy())))
         theirs = theirs * (2**0.5 / theirs.norm(dim=(-2, -1), keepdim=True))
-        nearest = distance(theirs[:, None], ours[k][found[k]]).amin(1)
-        assert (nearest < 1e-5).all(), k  # OpenCV's are as exact as its polynomial's roots
+        exact = torch.linalg.svdvals(theirs)[:, 2] < 1e-9  # some of theirs are not
+        nearest = distance(theirs[exact, None], ours[k][found[k]]).amin(1)
+        total += len(nearest)
+        missed += int((nearest > 1e-6).sum())
+    assert total > 600
+    assert missed <= 2  # double roots, that rounding decides about
 
 
 def test_degenerate_problems_are_no_error() -> None:
