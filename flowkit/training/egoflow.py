@@ -248,7 +248,7 @@ EGOFLOW = EgoflowRecipe(
 
 EGOFLOW_CPU = replace(
     EGOFLOW,
-    model="liteflownetx",
+    model="egoflow",
     base="liteflownetx",
     size=(128, 192),
     stages=(
