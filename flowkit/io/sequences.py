@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ class Sequence(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
         """Give (name, image) of every frame."""
+
+    def chosen(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[tuple[int, str, Image]]:
+        """Give (place in the sequence from 0, name, image) of every so many-th frame from `start` to before `stop`."""
+        for place, (name, image) in islice(enumerate(self), start, stop, every):
+            yield place, name, image
 
     def pairs(self) -> Iterator[tuple[Frame, Frame]]:
         """Give every two consecutive frames; each frame is decoded once and two are held at most."""
@@ -75,6 +81,11 @@ class Folder(Sequence):
         """Give (file name, image) of every picture."""
         for file in self.files:
             yield file.name, images.read_image(file)
+
+    def chosen(self, start: int = 0, stop: int | None = None, every: int = 1) -> Iterator[tuple[int, str, Image]]:
+        """As above; frames in between are not even read."""
+        for place in range(len(self.files))[start:stop:every]:
+            yield place, self.files[place].name, images.read_image(self.files[place])
 
 
 class Video(Sequence):

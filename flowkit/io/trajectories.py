@@ -7,6 +7,8 @@ last column is where the camera stands. From camera i to camera j it is inv(pose
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -16,17 +18,76 @@ from flowkit.io.text import format_numbers, parse_numbers, read_lines
 
 _ROTATION_TOLERANCE = 1e-3
 _QUATERNION_TOLERANCE = 1e-2  # files have four digits, sometimes fewer
+MAX_GAP = 0.02
+"""Seconds between a frame and the pose that is taken for its own, as in TUM's associate.py."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Camera-to-world `poses` (N, 4, 4) of a file, and whose they are.
+
+    KITTI's go by frame: `numbers` (N,) int64, and `counted` is True where the file leaves them out, so that its first line is
+    frame 0. TUM's go by time: `timestamps` (N,) in seconds.
+    """
+
+    poses: np.ndarray
+    numbers: np.ndarray | None = None
+    timestamps: np.ndarray | None = None
+    counted: bool = False
+
+    def at(self, number: int, time: float) -> np.ndarray | None:
+        """The pose (4, 4) of the frame with this number, or taken at this time (seconds), whichever the file goes by."""
+        if self.timestamps is not None:
+            return pose_at(self.timestamps, self.poses, time)
+        assert self.numbers is not None
+        (found,) = np.nonzero(self.numbers == number)
+        return self.poses[found[0]] if len(found) else None
+
+
+def read_trajectory(path: str | os.PathLike[str]) -> Trajectory:
+    """A trajectory in KITTI's format (12 numbers a line; 13 where each begins with its frame's number) or TUM's (8)."""
+    columns = {len(line.split()) for _, line in islice(read_lines(path, "a trajectory"), 1)}
+    if columns == {8}:
+        timestamps, poses = read_tum(path)
+        return Trajectory(poses, timestamps=timestamps)
+    if columns == {13}:
+        numbers, matrices = [], []
+        for where, line in read_lines(path, "a KITTI trajectory"):
+            number, *values = _numbers(line, 13, where)
+            numbers.append(int(number))
+            matrices.append(_kitti_pose(np.array(values), where))
+        return Trajectory(_stacked(matrices, path), numbers=np.array(numbers))
+    poses = read_kitti(path)
+    return Trajectory(poses, numbers=np.arange(len(poses)), counted=True)
+
+
+def pose_at(timestamps: np.ndarray, poses: np.ndarray, time: float, most: float = MAX_GAP) -> np.ndarray | None:
+    """The camera-to-world pose (4, 4) at `time`, of samples (N, 4, 4) at `timestamps` (N,), seconds in any order.
+
+    Between two samples that are both within `most` seconds it is interpolated (the position linearly, the rotation along the
+    shortest arc); else the nearest within `most` is taken; None without one.
+    """
+    from scipy.spatial.transform import Rotation, Slerp
+
+    order = np.argsort(timestamps, kind="stable")
+    after = int(np.searchsorted(timestamps[order], time))
+    near = [
+        int(order[i]) for i in (after - 1, after) if 0 <= i < len(order) and abs(timestamps[order[i]] - time) <= most
+    ]
+    if len(near) < 2 or timestamps[near[0]] == timestamps[near[1]]:
+        return poses[min(near, key=lambda i: abs(timestamps[i] - time))].copy() if near else None
+    share = (time - timestamps[near[0]]) / (timestamps[near[1]] - timestamps[near[0]])
+    pose = np.eye(4)
+    pose[:3, :3] = Slerp([0, 1], Rotation.from_matrix(poses[near, :3, :3]))(share).as_matrix()
+    pose[:3, 3] = (1 - share) * poses[near[0], :3, 3] + share * poses[near[1], :3, 3]
+    return pose
 
 
 def read_kitti(path: str | os.PathLike[str]) -> np.ndarray:
     """(N, 4, 4) of a KITTI trajectory: each line the 3x4 camera-to-world matrix, 12 numbers row by row."""
     poses = []
     for where, line in read_lines(path, "a KITTI trajectory"):
-        pose = np.eye(4)
-        pose[:3] = _numbers(line, 12, where).reshape(3, 4)
-        if (fault := _rotation_fault(pose[:3, :3])) is not None:
-            raise InputError(f"{where}: {fault}; a line is the 3x4 camera-to-world matrix, row by row")
-        poses.append(pose)
+        poses.append(_kitti_pose(_numbers(line, 12, where), where))
     return _stacked(poses, path)
 
 
@@ -69,6 +130,14 @@ def write_tum(path: str | os.PathLike[str], timestamps: np.ndarray, poses: np.nd
         quaternion = Rotation.from_matrix(pose[:3, :3]).as_quat(canonical=True)
         lines.append(f"{format_numbers(np.concatenate([[timestamp], pose[:3, 3], quaternion]))}\n")
     write_text(path, "".join(lines))
+
+
+def _kitti_pose(values: np.ndarray, where: str) -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3] = values.reshape(3, 4)
+    if (fault := _rotation_fault(pose[:3, :3])) is not None:
+        raise InputError(f"{where}: {fault}; a line is the 3x4 camera-to-world matrix, row by row")
+    return pose
 
 
 def _numbers(line: str, count: int, where: str) -> np.ndarray:
