@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from flowkit.datasets.epipolar_labelled import read_epipolar_labelled
 from flowkit.datasets.eth3d import read_eth3d
 from flowkit.datasets.evd import read_evd
@@ -15,7 +17,7 @@ from flowkit.datasets.homogr import read_homogr
 from flowkit.datasets.hpatches import read_hpatches
 from flowkit.datasets.hpatches_flow import read_hpatches_flow
 from flowkit.datasets.kitti import read_kitti
-from flowkit.datasets.kitti_odometry import read_kitti_odometry
+from flowkit.datasets.kitti_odometry import kitti_sequences, read_kitti_odometry
 from flowkit.datasets.megadepth import read_megadepth
 from flowkit.datasets.megadepth_pose import read_megadepth_pose
 from flowkit.datasets.middlebury import read_middlebury
@@ -24,12 +26,13 @@ from flowkit.datasets.multimodal import read_multimodal
 from flowkit.datasets.oxford import read_oxford
 from flowkit.datasets.pair_list import read_pair_list
 from flowkit.datasets.pf_willow import read_pf_willow
+from flowkit.datasets.posed_sequence import PosedSequence
 from flowkit.datasets.samples import Sample
 from flowkit.datasets.sintel import read_sintel
 from flowkit.datasets.sparse_correspondences import read_sparse_correspondences
 from flowkit.datasets.strecha import read_strecha
 from flowkit.datasets.tss import read_tss
-from flowkit.datasets.tum import read_tum
+from flowkit.datasets.tum import read_tum, read_tum_flow, tum_sequence
 from flowkit.datasets.wxbs import read_wxbs
 from flowkit.datasets.yfcc100m import read_yfcc100m
 from flowkit.errors import InputError, UsageError
@@ -70,6 +73,7 @@ DATASETS = {
         DataSet("hpatches-flow-i", "flow", read_hpatches_flow, complete=(57, "sequences")),
         DataSet("hpatches-flow-i-240", "flow", read_hpatches_flow, complete=(57, "sequences")),
         DataSet("hpatches-flow-i-original", "flow", read_hpatches_flow, complete=(57, "sequences")),
+        DataSet("tum-flow", "flow", read_tum_flow),
         DataSet("eth3d", "flow", read_eth3d, complete=(70, "info files")),
         DataSet("tss", "flow", read_tss, complete=(800, "pairs")),
         DataSet("oxford", "homography", read_oxford, "homography_oxford"),
@@ -137,3 +141,16 @@ def find_samples(
     if not any(samples.values()):
         raise InputError(f"{root}: has none of the folders of a collection; see docs/bench.md for their names")
     return samples
+
+
+def find_sequences(root: Path, K: np.ndarray | None = None) -> list[PosedSequence]:
+    """The sequences with poses in a folder: one of TUM RGB-D (or several, a folder each), else KITTI odometry's.
+
+    `K` takes the place of TUM's own intrinsics.
+    """
+    folders = [path for path in (folder(root), *sorted(root.iterdir())) if (path / "groundtruth.txt").is_file()]
+    if folders:
+        return [tum_sequence(path, K=K) for path in folders]
+    if K is not None:
+        raise UsageError(f"--K: {root} has none of TUM RGB-D's folders; KITTI's intrinsics are in calib.txt")
+    return kitti_sequences(root)

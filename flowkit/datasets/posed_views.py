@@ -50,6 +50,16 @@ class Lens:
         )
         return shifted * self.K[[0, 1], [0, 1]] + self.K[:2, 2]
 
+    def rays(self, points: np.ndarray) -> np.ndarray:
+        """(..., 2): where the rays of the stored picture's pixels (..., 2) cross z = 1 in the camera's frame."""
+        import cv2
+
+        if not self.coefficients.any() or not points.size:
+            return (points - self.K[:2, 2]) @ np.linalg.inv(self.K[:2, :2]).T
+        until = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 200, 1e-9)
+        flat = np.ascontiguousarray(points, np.float64).reshape(-1, 1, 2)
+        return cv2.undistortPoints(flat, self.K, self.coefficients, criteria=until).reshape(points.shape)
+
     def negligible(self, size: Size) -> bool:
         """Whether no point of a picture of this size (height, width) is moved noticeably."""
         grid = _grid(size)
