@@ -21,7 +21,8 @@ COLOURS: tuple[Colour, ...] = (
     (86, 180, 233),
     (0, 0, 0),
 )
-_SCALE = 2  # drawn larger and shrunk: smooth lines
+SCALE = 2
+"""Plots are drawn so much larger and shrunk: smooth lines."""
 _PLOT, _LEFT, _TOP, _BOTTOM, _GAP, _LINE = 260, 52, 30, 44, 16, 20
 _GREY, _LIGHT, _BLACK = (110, 110, 110), (225, 225, 225), (20, 20, 20)
 _TEXT, _KEY, _DASH = 12, 40, 9
@@ -41,12 +42,12 @@ def draw_curves(panels: Sequence[Panel], thresholds: Sequence[float], x_label: s
     A curve has the same colour in every panel; from the eighth on they are dashed.
     """
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
-    font = ImageFont.load_default(_TEXT * _SCALE)
-    legend = max((font.getlength(name) / _SCALE for name in names), default=0)
+    font = ImageFont.load_default(_TEXT * SCALE)
+    legend = max((font.getlength(name) / SCALE for name in names), default=0)
     width = max(_LEFT + len(panels) * (_PLOT + _GAP), _LEFT + _KEY + round(legend) + _GAP)
     height = _TOP + _PLOT + _BOTTOM + len(names) * _LINE + _GAP
-    picture = Image.new("RGB", (width * _SCALE, height * _SCALE), (255, 255, 255))
-    pen = _Pen(picture, font)
+    picture = Image.new("RGB", (width * SCALE, height * SCALE), (255, 255, 255))
+    pen = Pen(picture, font)
     for i, panel in enumerate(panels):
         left = _LEFT + i * (_PLOT + _GAP)
         _axes(pen, left, panel.title, thresholds, x_label, numbers=i == 0)
@@ -61,7 +62,7 @@ def draw_curves(panels: Sequence[Panel], thresholds: Sequence[float], x_label: s
     return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def _axes(pen: _Pen, left: int, title: str, thresholds: Sequence[float], x_label: str, numbers: bool) -> None:
+def _axes(pen: Pen, left: int, title: str, thresholds: Sequence[float], x_label: str, numbers: bool) -> None:
     for percent in range(0, 101, 20):
         y = _TOP + _PLOT * (1 - percent / 100)
         pen.line([(left, y), (left + _PLOT, y)], _LIGHT, 1)
@@ -86,18 +87,20 @@ def _place(x: float, value: float) -> tuple[float, float]:
     return _PLOT * x, _PLOT * (1 - value)
 
 
-class _Pen:
-    """Draws in the finished picture's pixels on one that is larger."""
+class Pen:
+    """Draws in the finished picture's pixels on one that is `SCALE` times larger."""
 
     def __init__(self, picture: Image.Image, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> None:
         self._draw = ImageDraw.Draw(picture)
         self._font = font
 
     def line(self, points: Sequence[tuple[float, float]], colour: Colour, width: float) -> None:
-        scaled = [(x * _SCALE, y * _SCALE) for x, y in points]
-        self._draw.line(scaled, fill=colour, width=round(width * _SCALE), joint="curve")
+        """Draw a line through the points (x, y)."""
+        scaled = [(x * SCALE, y * SCALE) for x, y in points]
+        self._draw.line(scaled, fill=colour, width=round(width * SCALE), joint="curve")
 
     def curve(self, points: Sequence[tuple[float, float]], index: int) -> None:
+        """A line of the colour with that index, dashed when there are not so many colours."""
         colour = COLOURS[index % len(COLOURS)]
         if index < len(COLOURS):
             return self.line(points, colour, 2)
@@ -110,5 +113,6 @@ class _Pen:
         return None
 
     def text(self, at: tuple[float, float], text: str, align: str = "left") -> None:
+        """Write with its upper left, middle or right at (x, y)."""
         anchor = {"left": "la", "middle": "ma", "right": "ra"}[align]
-        self._draw.text((at[0] * _SCALE, at[1] * _SCALE), text, fill=_BLACK, font=self._font, anchor=anchor)
+        self._draw.text((at[0] * SCALE, at[1] * SCALE), text, fill=_BLACK, font=self._font, anchor=anchor)
