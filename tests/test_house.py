@@ -23,7 +23,10 @@ COMMANDS: list[list[str]] = [
     [],
     *([verb] for verb in ("flow", "match", "align", "pose", "homography", "warp", "show", "bench", "weights", "train")),
     *(["weights", verb] for verb in ("list", "path", "verify", "pull", "convert")),
-    *(["bench", kind] for kind in ("pairs", "flow", "homography", "pose", "matching", "localization", "speed")),
+    *(
+        ["bench", kind]
+        for kind in ("pairs", "flow", "homography", "pose", "matching", "localization", "odometry", "speed")
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option, Typer
 
 from flowkit.cli import options, report
+from flowkit.cli.bench_odometry import odometry
 from flowkit.cli.bench_options import (
     LIST,
     Choice,
@@ -23,10 +24,11 @@ from flowkit.cli.bench_options import (
     Running,
     names_of,
 )
+from flowkit.cli.bench_results import check_output, finish
 from flowkit.cli.bench_speed import speed
 from flowkit.cli.options import grouped
-from flowkit.cli.screen import bar, console
-from flowkit.errors import EXIT_PARTIAL_BATCH, OutputError, UsageError
+from flowkit.cli.screen import bar
+from flowkit.errors import EXIT_PARTIAL_BATCH, UsageError
 
 if TYPE_CHECKING:
     from flowkit.datasets.samples import Sample
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from flowkit.evaluation.protocols import PairResult, Row
 
 app = Typer(
-    help="Measure methods against ground truth: flow, homography, pose, matching, localization; and the speed of networks.",
+    help="Measure methods against ground truth: flow, homography, pose, matching, localization, odometry; and their speed.",
     no_args_is_help=True,
 )
 _log = logging.getLogger(__name__)
@@ -165,11 +167,12 @@ def localization(
 
     report.start(verbose, quiet)
     running = Running(output=output, overwrite=overwrite, json=json, quiet=quiet)
-    _check_output(running)
+    check_output(running)
     rows, results = measure(estimated, truth)
-    _finish(rows, results, {"estimated": str(estimated), "truth": str(truth)}, running)
+    finish(rows, results, {"estimated": str(estimated), "truth": str(truth)}, running)
 
 
+app.command()(grouped(odometry))
 app.command()(grouped(speed))
 
 
@@ -193,7 +196,7 @@ def _run(
     from flowkit.evaluation.cache import Cache
     from flowkit.evaluation.protocols import ERROR, count, run, summarise
 
-    _check_output(running)
+    check_output(running)
     parts = missing_parts([sample for _, samples, _ in jobs for sample in samples])
     for dataset, part in parts.items():
         _log.warning("%s: %s are here", dataset, part)
@@ -213,53 +216,9 @@ def _run(
             rows += summarise(task, mine)
             results += mine
     settings = {"device": running.device, "seed": running.seed, "limit": running.limit, "parts": parts}
-    _finish(rows, results, {**arguments, **settings}, running)
+    finish(rows, results, {**arguments, **settings}, running)
     if any(result.status == ERROR for result in results):
         raise Exit(EXIT_PARTIAL_BATCH)
-
-
-def _check_output(running: Running) -> None:
-    if running.output is not None and (running.output / "bench.json").exists() and not running.overwrite:
-        raise OutputError(f"{running.output / 'bench.json'}: exists already; give --overwrite or another --output")
-
-
-def _finish(
-    rows: Sequence[Row], results: Sequence[PairResult], arguments: Mapping[str, object], running: Running
-) -> None:
-    """Write and show what was measured."""
-    from flowkit.evaluation.tables import json_record
-
-    record = json_record(rows, results, arguments)
-    if running.output is not None:
-        _write(running.output, rows, results, record)
-    if running.json:
-        report.print_json(record)
-    elif not running.quiet:
-        _show(rows)
-
-
-def _write(directory: Path, rows: Sequence[Row], results: Sequence[PairResult], record: Mapping[str, object]) -> None:
-    import json
-
-    from flowkit.evaluation.accuracy_curves import curve_rows, curves_csv, curves_picture
-    from flowkit.evaluation.tables import pairs_csv, rows_csv
-    from flowkit.io.atomic import write_text
-    from flowkit.io.images import write_image
-
-    write_text(directory / "rows.csv", rows_csv(rows))
-    write_text(directory / "pairs.csv", pairs_csv(results))
-    if curve_rows(rows):
-        write_text(directory / "mma.csv", curves_csv(rows))
-        write_image(directory / "mma.png", curves_picture(rows))
-    write_text(directory / "bench.json", json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _show(rows: Sequence[Row]) -> None:
-    from flowkit.evaluation.tables import screen_table
-
-    screen = console()
-    for task in dict.fromkeys(row.task for row in rows):
-        screen.print(screen_table([row for row in rows if row.task == task]))
 
 
 def _cache_folder(output: Path | None) -> Path:

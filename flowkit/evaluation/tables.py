@@ -63,6 +63,14 @@ COLUMNS: dict[str, tuple[str, float, int]] = {
     "translation_error_median": ("t °", 1, 2),
     "rotation_error_below_10": ("R <10° %", 100, 1),
     "translation_error_below_10": ("t <10° %", 100, 1),
+    "t_err": ("t_err %", 100, 2),
+    "r_err": ("r_err °/100 m", 1, 3),
+    "rpe_translation": ("RPE m", 1, 4),
+    "rpe_rotation": ("RPE °", 1, 3),
+    "rotation_error_mean": ("R mean °", 1, 3),
+    "translation_error_mean": ("t mean °", 1, 2),
+    "ate": ("ATE m", 1, 3),
+    "ate_scaled": ("ATE Sim(3) m", 1, 3),
     "within_0.25m_2deg": (".25 m 2° %", 100, 1),
     "within_0.5m_5deg": (".5 m 5° %", 100, 1),
     "within_5m_10deg": ("5 m 10° %", 100, 1),
@@ -100,6 +108,21 @@ def screen_table(rows: Sequence[Row]) -> Table:
             end_section=last,
         )
     return table
+
+
+def rows_markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table for each task, with the columns of `screen_table`; n/a where a value is not defined."""
+    tables = []
+    for task in dict.fromkeys(row.task for row in rows):
+        mine = [row for row in rows if row.task == task]
+        keys = [key for key in COLUMNS if key not in _FILES_ONLY and any(key in row.values for row in mine)]
+        lines = [[task, "method", *(COLUMNS[key][0] for key in keys)], ["---"] * 2 + ["---:"] * len(keys)]
+        lines += [
+            [f"{row.dataset} {row.group}".strip(), row.method, *(_shown(row.values, key) or "n/a" for key in keys)]
+            for row in mine
+        ]
+        tables.append("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    return "\n".join(tables)
 
 
 def rows_csv(rows: Sequence[Row]) -> str:
