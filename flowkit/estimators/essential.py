@@ -5,6 +5,8 @@ The lower level of Jiang et al. 2020 (`flowkit.geometry.essential_layer`) for ma
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from flowkit.estimators.magsac import sampson_error
@@ -12,7 +14,12 @@ from flowkit.estimators.points import clean, collinear, distinct
 from flowkit.estimators.significance import significant
 from flowkit.types import Fit, Status
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ESTIMATOR = "essential-irls"
+ROUNDS = 4
+"""In which the slopes of the residuals are taken anew."""
 CONFIDENCE = 0.9999
 """With which a sample of five inliers has been drawn when RANSAC ends before its 10 000 hypotheses."""
 
@@ -27,14 +34,15 @@ def fit_essential(
     seed: int = 0,
     min_inliers: int = 12,
     hypotheses: int = 10_000,
-    delta: float | None = None,
     device: str = "cpu",
 ) -> Fit:
     """[R | t] (3x4, X1 = R X0 + t, |t| = 1) from (N, 2) pixel points and intrinsics in the pixel-centre convention.
 
-    `threshold` bounds the Sampson distance of an inlier in pixels; `delta`, where the penalty of x1' E x0 is truncated, is as
-    much in normalised coordinates unless given. All matches are fitted to, a sixth of them (at most 2 000) tests hypotheses.
-    Statuses are those of `flowkit.estimators.poselib.fit_relative_pose`. Never raises on bad geometry.
+    `threshold` bounds the Sampson distance of an inlier in pixels, by which hypotheses are judged, too; all matches are fitted
+    to, a sixth of them (at most 2 000) tests hypotheses. The algebraic residual x1' E x0 of the paper becomes small near the
+    epipoles whatever E is, which biases it where the camera moves forwards; so each is divided by its slope, anew in each of
+    some rounds, and what is minimised is the truncated Sampson distance. Statuses are those of
+    `flowkit.estimators.poselib.fit_relative_pose`. Never raises on bad geometry.
     """
     import torch
 
@@ -52,12 +60,7 @@ def fit_essential(
     if collinear(points0[finite], 1e-3) or collinear(points1[finite], 1e-3):
         return failure(Status.DEGENERATE)
     focal = float(np.mean([K[k, k] for K in (K0, K1) for k in (0, 1)]))
-    settings = EssentialSettings(
-        delta=threshold / focal if delta is None else delta,
-        hypotheses=hypotheses,
-        score="objective",
-        confidence=CONFIDENCE,
-    )
+    settings = EssentialSettings(delta=threshold / focal, hypotheses=hypotheses, score="sampson", confidence=CONFIDENCE)
     order = np.random.default_rng(seed).permutation(int(finite.sum()))
     x0, x1 = (
         normalise_points(torch.as_tensor(points[finite][order], device=device), torch.as_tensor(K, device=device))
@@ -66,7 +69,8 @@ def fit_essential(
     fit = essential_of_matches(x0, x1, settings, seed)
     if not bool(fit.found):
         return failure(Status.NO_OVERLAP)
-    E = fit.E.cpu().numpy()
+    fitted = _by_sampson_distance(fit.E, x0, x1, settings.delta)
+    E = fitted.cpu().numpy()
     F = np.linalg.inv(K1).T @ E @ np.linalg.inv(K0)
     residuals[finite] = sampson_error(F, points0[finite], points1[finite])
     inliers = residuals <= threshold
@@ -75,8 +79,26 @@ def fit_essential(
     ):
         return failure(Status.NO_OVERLAP)
     voters = torch.as_tensor(inliers[finite][order], device=device)
-    R, t, front = recover_pose(fit.E, x0, x1, voters)
+    R, t, front = recover_pose(fitted, x0, x1, voters)
     if not bool(front.any()):
         return failure(Status.DEGENERATE)
     pose = torch.cat([R, t[:, None]], 1).cpu().numpy()
     return Fit(pose, inliers, Status.OK, residuals, threshold, ESTIMATOR)
+
+
+def _by_sampson_distance(E: Tensor, x0: Tensor, x1: Tensor, delta: float) -> Tensor:
+    """The minimum (3, 3) of the truncated Sampson distance of normalised matches (N, 2) near E."""
+    import torch
+
+    from flowkit.geometry.epipolar import sampson_error
+    from flowkit.geometry.essential_ransac import epipolar_rows
+    from flowkit.geometry.irls import irls, residuals
+    from flowkit.geometry.matrix_manifolds import ESSENTIAL
+
+    rows = epipolar_rows(x0, x1)
+    for _ in range(ROUNDS):
+        value = residuals(rows[None], E[None])[0].abs()
+        slope = value / sampson_error(E, x0, x1).clamp_min(torch.finfo(value.dtype).tiny)
+        known = torch.isfinite(slope) & (slope > 0)
+        E = irls((rows / torch.where(known, slope, 1)[:, None])[None], E[None], ESSENTIAL, delta).matrix[0]
+    return E

@@ -16,8 +16,9 @@ from flowkit.geometry.five_point import five_point
 from flowkit.geometry.homography import homogeneous
 from flowkit.geometry.shapes import check, check_same
 
-Score = Literal["inliers", "objective"]
-"""What the best hypothesis has most of, or of which least: sum rho(x1' E x0), equation 4."""
+Score = Literal["inliers", "objective", "sampson"]
+"""What the best hypothesis has most of, or of which least: sum rho(x1' E x0), equation 4; or the same sum of Sampson's
+distances, which do not become small near the epipoles by themselves."""
 HYPOTHESES = 10_000
 AT_ONCE = 5_000
 """Five-point problems that are solved at a time ..."""
@@ -57,7 +58,6 @@ def essential_ransac(
     check_same("normalised0", normalised0, "normalised1", normalised1)
     check_same("test0", test0, "test1", test1)
     generator = torch.Generator().manual_seed(seed)
-    rows = epipolar_rows(test0.double(), test1.double()).float().mT.contiguous()
     best, inliers, highest = normalised0.new_zeros(3, 3, dtype=torch.float64), 0, -math.inf
     needed, drawn = hypotheses, 0
     while drawn < needed:
@@ -68,25 +68,37 @@ def essential_ransac(
         E = E[found]
         if not len(E):
             continue
-        scores = scored(E, rows, delta, score)
+        scores = scored(E, test0, test1, delta, score)
         leader = int(scores.argmax())
         if float(scores[leader]) > highest:
             best, highest = E[leader], float(scores[leader])
-            inliers = int(scored(best[None], rows, delta, "inliers"))
+            inliers = int(scored(best[None], test0, test1, delta, "inliers"))
             if confidence is not None and inliers:
                 needed = min(hypotheses, _samples(inliers / len(test0), confidence))
     return best, inliers
 
 
-def scored(E: Tensor, rows: Tensor, delta: float, score: Score) -> Tensor:
-    """(M,) float32, the more the better, of each E (M, 3, 3) by its products with the columns of rows (9, T) float32."""
-    flat = E.flatten(1).float()
-    chunk = max(1, ELEMENTS // max(1, rows.shape[1]))
-    products = (part @ rows for part in flat.split(chunk))
-    if score == "inliers":
-        # ones and zeros in place of the products: counting a mask of its own takes three times as long
-        return torch.cat([each.abs_().lt_(delta).sum(1) for each in products])
-    return torch.cat([-each.square_().clamp_(max=delta**2).sum(1) / 2 for each in products])
+def scored(E: Tensor, test0: Tensor, test1: Tensor, delta: float, score: Score) -> Tensor:
+    """(M,) float32, the more the better, of each E (M, 3, 3) by test matches (T, 2) in normalised coordinates."""
+    x0, x1 = (homogeneous(x.double()).float() for x in (test0, test1))
+    rows = (x1[:, :, None] * x0[:, None, :]).flatten(1).mT.contiguous()
+    chunk = max(1, ELEMENTS // max(1, len(x0)))
+    parts = []
+    for some in E.float().split(chunk):
+        squared = (some.flatten(1) @ rows).square_()
+        if score == "sampson":
+            squared /= _slope(some, x0).add_(_slope(some.mT, x1)).clamp_(min=torch.finfo(squared.dtype).tiny)
+        if score == "inliers":
+            # ones and zeros in place of the residuals: counting a mask of its own takes three times as long
+            parts.append(squared.lt_(delta**2).sum(1))
+        else:
+            parts.append(-squared.clamp_(max=delta**2).sum(1) / 2)
+    return torch.cat(parts)
+
+
+def _slope(E: Tensor, x: Tensor) -> Tensor:
+    """(M, T): the squared normal (E x)_1^2 + (E x)_2^2 of each line, of E (M, 3, 3) and x (T, 3)."""
+    return (E[:, 0] @ x.mT).square_().add_((E[:, 1] @ x.mT).square_())
 
 
 def _samples(share: float, confidence: float) -> int:

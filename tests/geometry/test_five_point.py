@@ -7,6 +7,7 @@ import pytest
 import torch
 from two_views import distance, two_views
 
+from flowkit.geometry.epipolar import sampson_error
 from flowkit.geometry.essential_ransac import Score, epipolar_rows, essential_ransac, scored
 from flowkit.geometry.five_point import five_point
 from flowkit.geometry.matrix_manifolds import ESSENTIAL
@@ -120,14 +121,16 @@ def test_ransac_among_outliers_is_the_same_each_time() -> None:
 
 def test_scores_in_chunks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, E, x0, x1 = two_views(7, 50, seed=6)
-    rows = epipolar_rows(x0[0], x1[0]).float().mT
-    scores: tuple[Score, ...] = ("inliers", "objective")
-    whole = [scored(E, rows, 0.05, score) for score in scores]
+    x0, x1 = x0[0], x1[0]
+    scores: tuple[Score, ...] = ("inliers", "objective", "sampson")
+    whole = [scored(E, x0, x1, 0.05, score) for score in scores]
     monkeypatch.setattr("flowkit.geometry.essential_ransac.ELEMENTS", 100)
     for score, values in zip(scores, whole, strict=True):
-        assert torch.allclose(scored(E, rows, 0.05, score), values)
+        assert torch.allclose(scored(E, x0, x1, 0.05, score), values)
         assert values.argmax() == 0
-    assert whole[0][0] == 50 and abs(float(whole[1][0])) < 1e-6
-    products = (E[3].flatten() @ rows.double()).square().clamp(max=0.05**2)
-    assert float(whole[1][3]) == pytest.approx(-float(products.sum()) / 2, rel=1e-5)
-    assert int(whole[0][3]) == int((products < 0.05**2).sum())
+    assert whole[0][0] == 50 and abs(float(whole[1][0])) < 1e-6 and abs(float(whole[2][0])) < 1e-6
+    squared = (epipolar_rows(x0, x1) @ E[3].flatten()).square()
+    sampson = sampson_error(E[3], x0, x1).square()
+    assert int(whole[0][3]) == int((squared < 0.05**2).sum())
+    for values, wanted in ((whole[1], squared), (whole[2], sampson)):
+        assert float(values[3]) == pytest.approx(-float(wanted.clamp(max=0.05**2).sum()) / 2, rel=1e-4)
