@@ -64,6 +64,8 @@ class EgoflowRecipe(Recipe):
     """The pyramid of pictures and flows."""
     lower: EssentialSettings = field(default_factory=EssentialSettings)
     """How E is found."""
+    through: bool = True
+    """Let the epipolar term change the flow by way of E, too (equation 11); else E is taken as given, as one that is known."""
     crop: tuple[int, int] = (256, 640)
     """(height, width) of what the student sees of the crops that its teacher sees."""
     superpixels: SuperpixelNoise = field(default_factory=SuperpixelNoise)
@@ -170,7 +172,8 @@ class EgoflowRecipe(Recipe):
         usable = visible(flows, torch.cat([back, there]))
         fit = essential_of_flow(flows, K0, K1, usable, self.lower, seed=_seed())
         found = fit.found.to(flows.dtype)[:, None, None]
-        term = self.upper.epipolar * epipolar_loss(flows, fit.E, K0, K1, found)
+        E = fit.E if self.through else fit.E.detach()
+        term = self.upper.epipolar * epipolar_loss(flows, E, K0, K1, found)
         figures = {"inliers": fit.inlier_share.float().mean(), "found": fit.found.float().mean()}
         return term, figures | _pose_errors(fit, there, usable[: len(there)], batch)
 
