@@ -155,8 +155,10 @@ def whole_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     def ransac(points0: np.ndarray, points1: np.ndarray) -> Tensor:
         x0, x1 = normalised(points0, points1)
         split = MATCHES - HELD_OUT
-        E, _ = essential_ransac(x0[:split], x1[:split], x0[split:], x1[split:], delta=DELTA, hypotheses=hypotheses)
-        return posed(E, x0, x1)
+        candidates, _ = essential_ransac(
+            x0[:split], x1[:split], x0[split:], x1[split:], delta=DELTA, hypotheses=hypotheses
+        )
+        return posed(candidates[0], x0, x1)
 
     def layer(confidence: float | None) -> Callable[[np.ndarray, np.ndarray], Tensor]:
         settings = EssentialSettings(delta=DELTA, hypotheses=hypotheses, confidence=confidence)

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ESTIMATOR = "essential-irls"
-ROUNDS = 4
-"""In which the slopes of the residuals are taken anew."""
+HELD_OUT = 2_000
+"""Matches that test hypotheses, at most."""
+CANDIDATES = 10
+"""Hypotheses that are fitted to all matches: of a smooth flow none of the samples may be near, but one lead there."""
+ROUNDS, STEPS = 4, 50
+"""In which the slopes of the residuals are taken anew, and steps in each."""
 CONFIDENCE = 0.9999
 """With which a sample of five inliers has been drawn when RANSAC ends before its 10 000 hypotheses."""
 
@@ -46,7 +50,7 @@ def fit_essential(
     """
     import torch
 
-    from flowkit.geometry.essential_layer import EssentialSettings, essential_of_matches
+    from flowkit.geometry.essential_ransac import essential_ransac
     from flowkit.geometry.pose import normalise_points, recover_pose
 
     points0, points1, finite = clean(points0, points1)
@@ -60,16 +64,25 @@ def fit_essential(
     if collinear(points0[finite], 1e-3) or collinear(points1[finite], 1e-3):
         return failure(Status.DEGENERATE)
     focal = float(np.mean([K[k, k] for K in (K0, K1) for k in (0, 1)]))
-    settings = EssentialSettings(delta=threshold / focal, hypotheses=hypotheses, score="sampson", confidence=CONFIDENCE)
+    delta = threshold / focal
     order = np.random.default_rng(seed).permutation(int(finite.sum()))
     x0, x1 = (
         normalise_points(torch.as_tensor(points[finite][order], device=device), torch.as_tensor(K, device=device))
         for points, K in ((points0, np.asarray(K0, float)), (points1, np.asarray(K1, float)))
     )
-    fit = essential_of_matches(x0, x1, settings, seed)
-    if not bool(fit.found):
+    split = len(x0) - min(HELD_OUT, len(x0) // 6)
+    candidates, _ = essential_ransac(
+        *(x0[:split], x1[:split], x0[split:], x1[split:]),
+        delta=delta,
+        hypotheses=hypotheses,
+        score="sampson",
+        confidence=CONFIDENCE,
+        keep=CANDIDATES,
+        seed=seed,
+    )
+    if not len(candidates):
         return failure(Status.NO_OVERLAP)
-    fitted = _by_sampson_distance(fit.E, x0, x1, settings.delta)
+    fitted = _by_sampson_distance(candidates, x0, x1, delta)
     E = fitted.cpu().numpy()
     F = np.linalg.inv(K1).T @ E @ np.linalg.inv(K0)
     residuals[finite] = sampson_error(F, points0[finite], points1[finite])
@@ -86,8 +99,8 @@ def fit_essential(
     return Fit(pose, inliers, Status.OK, residuals, threshold, ESTIMATOR)
 
 
-def _by_sampson_distance(E: Tensor, x0: Tensor, x1: Tensor, delta: float) -> Tensor:
-    """The minimum (3, 3) of the truncated Sampson distance of normalised matches (N, 2) near E."""
+def _by_sampson_distance(candidates: Tensor, x0: Tensor, x1: Tensor, delta: float) -> Tensor:
+    """The lowest (3, 3) of the minima of the truncated Sampson distance of matches (N, 2) near candidates (k, 3, 3)."""
     import torch
 
     from flowkit.geometry.epipolar import sampson_error
@@ -95,10 +108,12 @@ def _by_sampson_distance(E: Tensor, x0: Tensor, x1: Tensor, delta: float) -> Ten
     from flowkit.geometry.irls import irls, residuals
     from flowkit.geometry.matrix_manifolds import ESSENTIAL
 
-    rows = epipolar_rows(x0, x1)
+    E = ESSENTIAL.nearest(candidates)
+    rows, starts, ends = (part.expand(len(E), *part.shape) for part in (epipolar_rows(x0, x1), x0, x1))
     for _ in range(ROUNDS):
-        value = residuals(rows[None], E[None])[0].abs()
-        slope = value / sampson_error(E, x0, x1).clamp_min(torch.finfo(value.dtype).tiny)
+        value = residuals(rows, E).abs()
+        slope = value / sampson_error(E, starts, ends).clamp_min(torch.finfo(value.dtype).tiny)
         known = torch.isfinite(slope) & (slope > 0)
-        E = irls((rows / torch.where(known, slope, 1)[:, None])[None], E[None], ESSENTIAL, delta).matrix[0]
-    return E
+        E = irls(rows / torch.where(known, slope, 1)[..., None], E, ESSENTIAL, delta, STEPS).matrix
+    penalty = sampson_error(E, starts, ends).square().nan_to_num(delta**2).clamp(max=delta**2).sum(-1)
+    return E[penalty.argmin()]

@@ -110,7 +110,7 @@ def essential_of_matches(
     x0, x1 = normalised0.double(), normalised1.double()
     fitted = count - min(settings.held_out, max(1, count // 6))
     detached = [x.detach() for x in (x0[:fitted], x1[:fitted], x0[fitted:], x1[fitted:])]
-    start, inliers = essential_ransac(
+    candidates, inliers = essential_ransac(
         *detached,
         delta=settings.delta,
         hypotheses=settings.hypotheses,
@@ -120,7 +120,7 @@ def essential_of_matches(
     )
     if inliers == 0:
         return none
-    E, share = refined(x0[:fitted], x1[:fitted], start, settings)
+    E, share = refined(x0[:fitted], x1[:fitted], candidates[0], settings)
     return EssentialFit(E, share, torch.isfinite(E).all() & (share * fitted >= LEAST))
 
 

@@ -46,36 +46,35 @@ def essential_ransac(
     hypotheses: int = HYPOTHESES,
     score: Score = "inliers",
     confidence: float | None = None,
+    keep: int = 1,
     seed: int = 0,
 ) -> tuple[Tensor, int]:
-    """The best E (3, 3) float64, ||E|| = sqrt(2), the first of equals, and its inliers: test matches with |x1' E x0| < delta.
+    """The `keep` best E (k, 3, 3) float64, ||E|| = sqrt(2), the best first, and its inliers: test matches |x1' E x0| < delta.
 
     From matches (N, 2), tested on others (T, 2), all in normalised coordinates. Samples are drawn on the CPU by a generator of
     their own, so the same seed draws the same ones on any device. `confidence` ends it early, once a sample of five inliers
-    has been drawn with that probability; None draws all `hypotheses`. If no problem has a solution, E is 0 and so is the count.
+    has been drawn with that probability; None draws all `hypotheses`. If no problem has a solution, k and the count are 0.
     """
     check("normalised0", normalised0, "N", 2)
     check_same("normalised0", normalised0, "normalised1", normalised1)
     check_same("test0", test0, "test1", test1)
     generator = torch.Generator().manual_seed(seed)
-    best, inliers, highest = normalised0.new_zeros(3, 3, dtype=torch.float64), 0, -math.inf
+    best = normalised0.new_zeros(0, 3, 3, dtype=torch.float64)
+    highest = normalised0.new_zeros(0, dtype=torch.float32)
     needed, drawn = hypotheses, 0
     while drawn < needed:
         count = min(AT_ONCE if confidence is None else EARLY, hypotheses - drawn)
         chosen = torch.randint(len(normalised0), (count, 5), generator=generator).to(normalised0.device)
         drawn += count
         E, found = five_point(normalised0[chosen], normalised1[chosen], polish=0)
-        E = E[found]
-        if not len(E):
-            continue
-        scores = scored(E, test0, test1, delta, score)
-        leader = int(scores.argmax())
-        if float(scores[leader]) > highest:
-            best, highest = E[leader], float(scores[leader])
-            inliers = int(scored(best[None], test0, test1, delta, "inliers"))
-            if confidence is not None and inliers:
-                needed = min(hypotheses, _samples(inliers / len(test0), confidence))
-    return best, inliers
+        E = torch.cat([best, E[found]])
+        scores = torch.cat([highest, scored(E[len(best) :], test0, test1, delta, score)])
+        order = scores.argsort(descending=True, stable=True)[:keep]
+        best, highest = E[order], scores[order]
+        if confidence is not None and len(best):
+            inliers = int(scored(best[:1], test0, test1, delta, "inliers"))
+            needed = min(hypotheses, _samples(inliers / len(test0), confidence)) if inliers else hypotheses
+    return best, int(scored(best[:1], test0, test1, delta, "inliers").sum())
 
 
 def scored(E: Tensor, test0: Tensor, test1: Tensor, delta: float, score: Score) -> Tensor:
@@ -93,7 +92,7 @@ def scored(E: Tensor, test0: Tensor, test1: Tensor, delta: float, score: Score) 
             parts.append(squared.lt_(delta**2).sum(1))
         else:
             parts.append(-squared.clamp_(max=delta**2).sum(1) / 2)
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else E.new_zeros(0, dtype=torch.float32)
 
 
 def _slope(E: Tensor, x: Tensor) -> Tensor:

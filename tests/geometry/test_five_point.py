@@ -112,11 +112,17 @@ def test_ransac_among_outliers_is_the_same_each_time() -> None:
     matches = x0[order[:500]], x1[order[:500]], x0[order[500:]], x1[order[500:]]
     found, inliers = essential_ransac(*matches, delta=1e-4, hypotheses=2000, seed=3)
     again, _ = essential_ransac(*matches, delta=1e-4, hypotheses=2000, seed=3)
-    assert torch.equal(found, again)
-    assert distance(found, E[0]) < 1e-5
+    assert torch.equal(found, again) and len(found) == 1
+    assert distance(found, E[:1]) < 1e-5
     assert 40 <= inliers <= 60
-    early, _ = essential_ransac(*matches, delta=1e-4, confidence=0.999, seed=3)
-    assert distance(early, E[0]) < 1e-5
+    early, _ = essential_ransac(*matches, delta=1e-4, confidence=0.999, keep=3, seed=3)
+    assert len(early) == 3 and distance(early[0], E[0]) < 1e-5
+    scores = scored(early, matches[2], matches[3], 1e-4, "inliers")
+    assert scores[0] >= scores[1] >= scores[2]
+    nothing, inliers = essential_ransac(
+        *(torch.full_like(part, torch.nan) for part in matches), delta=1e-4, hypotheses=8
+    )
+    assert len(nothing) == 0 and inliers == 0
 
 
 def test_scores_in_chunks_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
