@@ -262,7 +262,9 @@ EGOFLOW_CPU = replace(
     crop=(128, 192),
     engine=replace(_RIGID, max_displacement=32.0),
     scales=Scales(radii=(3, 2, 2, 1, 1)),
-    lower=EssentialSettings(hypotheses=256, drawn=4_000, held_out=500, iterations=30),
+    teacher=UpperLevel(epipolar=100.0),
+    student=UpperLevel(consistency=0.0, smoothness=0.0, epipolar=100.0, occlusion=1.0),
+    lower=EssentialSettings(hypotheses=512, drawn=0, held_out=1_000, iterations=30, score="objective"),
     superpixels=SuperpixelNoise(segments=100, replaced=(4, 8)),
     clip_each=True,
     ema=0.99,
@@ -273,6 +275,11 @@ EGOFLOW_CPU = replace(
     validate_every=200,
     validation_pairs=16,
 )
-"""On two cores, from the weights of LiteFlowNetX: small crops, fewer hypotheses, smaller patches on coarse levels."""
+"""On two cores, from the weights of LiteFlowNetX: small crops, fewer hypotheses, smaller patches on coarse levels.
+
+The epipolar weight is the paper's for a pixel at this focal length, 1000 (175 / 480)^2. E is fitted to all pixels: each one of
+a sample answers for many, and the derivative by way of E is larger by as much. It is chosen by the objective, since what the
+term is worth depends on how good E is.
+"""
 
 EGOFLOW_RECIPES: Mapping[str, EgoflowRecipe] = MappingProxyType({"egoflow": EGOFLOW, "egoflow-cpu": EGOFLOW_CPU})
