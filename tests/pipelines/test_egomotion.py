@@ -50,7 +50,7 @@ def test_the_motion_is_camera0_to_camera1_and_what_moves_itself_stands_out() -> 
     inside[20:30, 30:50] = True
     assert found.residual[inside].min() > 2
     assert found.residual[3:][~inside[3:]].max() < 0.05
-    assert found.pose.estimator == "essential-irls"
+    assert found.pose.estimator == "essential-ransac"
 
 
 def test_a_turning_camera_has_no_translation_and_its_residual_is_of_the_turn() -> None:
