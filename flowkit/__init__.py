@@ -5,6 +5,7 @@ The public API is loaded on first use, so that `import flowkit` costs nothing:
 `flowkit.pose(a, b, K0, K1)`, `flowkit.with_egomotion(flow, K0, K1)`, `flowkit.warp(image, flow=...)`,
 `flowkit.read_image(path)`, `flowkit.load_model(name)`; paths, arrays and tensors are all welcome wherever an image is.
 """
+
 from importlib import import_module
 
 from flowkit._version import __version__

@@ -48,9 +48,7 @@ class Cameras:
         return {"K0": self.K0 or self.K, "K1": self.K1 or self.K, "fov": self.fov}
 
 
-def both(
-    inputs: pairwise.Inputs, K0: str | None, K1: str | None, fov: float | None
-) -> tuple[np.ndarray, np.ndarray]:
+def both(inputs: pairwise.Inputs, K0: str | None, K1: str | None, fov: float | None) -> tuple[np.ndarray, np.ndarray]:
     """K of both images of a pair, turned as they are."""
     return (
         intrinsics(inputs.image0, K0, inputs.rotation0, inputs.K0, fov),

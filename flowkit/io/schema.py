@@ -327,7 +327,9 @@ class OdometryRecord(Record):
     image_size: PixelSize
     step_convention: Literal["X1 = R X0 + length t, |t| = 1; x right, y down, z forward"] = STEP_CONVENTION
     trajectory_convention: Literal["camera to world; the world is the first frame's camera"] = TRAJECTORY_CONVENTION
-    scale: Literal["ground truth", "relative (chained)"] = Field(description="Of the steps; relative: the first has length 1")
+    scale: Literal["ground truth", "relative (chained)"] = Field(
+        description="Of the steps; relative: the first has length 1"
+    )
     kept_lengths: Count = Field(description="Steps that are as long as the one before, for want of anything better")
     times: Literal["file names", "place / frame rate", "place"] = Field(description="Where the frames' times are from")
     frames: Count

@@ -64,6 +64,8 @@ class EgoflowRecipe(Recipe):
     """The pyramid of pictures and flows."""
     lower: EssentialSettings = field(default_factory=EssentialSettings)
     """How E is found."""
+    trust: float = 0.0
+    """The share of pixels that a pair's E must explain for it to have an epipolar term: a wrong E is worse than none."""
     through: bool = True
     """Let the epipolar term change the flow by way of E, too (equation 11); else E is taken as given, as one that is known."""
     crop: tuple[int, int] = (256, 640)
@@ -171,7 +173,7 @@ class EgoflowRecipe(Recipe):
         there, back = flows.chunk(2)
         usable = visible(flows, torch.cat([back, there]))
         fit = essential_of_flow(flows, K0, K1, usable, self.lower, seed=_seed())
-        found = fit.found.to(flows.dtype)[:, None, None]
+        found = (fit.found & (fit.inlier_share >= self.trust)).to(flows.dtype)[:, None, None]
         E = fit.E if self.through else fit.E.detach()
         term = self.upper.epipolar * epipolar_loss(flows, E, K0, K1, found)
         figures = {"inliers": fit.inlier_share.float().mean(), "found": fit.found.float().mean()}
@@ -262,6 +264,7 @@ EGOFLOW_CPU = replace(
     crop=(128, 192),
     engine=replace(_RIGID, max_displacement=32.0),
     scales=Scales(radii=(3, 2, 2, 1, 1)),
+    trust=0.5,
     teacher=UpperLevel(epipolar=100.0),
     student=UpperLevel(consistency=0.0, smoothness=0.0, epipolar=100.0, occlusion=1.0),
     lower=EssentialSettings(hypotheses=512, drawn=0, held_out=1_000, iterations=30, score="objective"),
