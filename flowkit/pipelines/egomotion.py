@@ -37,7 +37,7 @@ def with_egomotion(
     with np.errstate(invalid="ignore"):  # NaN is not confident
         keep = flow.inside & (judged.confidence >= (TRUSTED if flow.backward is not None else 0))
     matches = spread_matches(judged, keep, MOST, flow.run.method if flow.run else "flow")
-    pose = from_matches(matches, K0, K1, bound, seed, estimator=fit_essential, dense=True)
+    pose = from_matches(matches, K0, K1, bound, seed, estimator=fit_essential, by_noise=True)
     egomotion = Egomotion(pose, residual_map(flow, pose))
     if flow.run is None:
         return replace(flow, egomotion=egomotion)

@@ -299,4 +299,4 @@ def _posed(
         points = undistorted_points((matches.keypoints0, matches.keypoints1), K, distortion)
         matches = replace(matches, keypoints0=points[0], keypoints1=points[1])
     # Steps are short: what tells one from a turn, or depth from a plane, is parallax of the noise's order, features' too.
-    return from_matches(matches, K, K, threshold, seed, fit, dense=True)
+    return from_matches(matches, K, K, threshold, seed, fit, by_noise=True)

@@ -26,7 +26,7 @@ PLANAR_SHARE = 0.9
 """Inliers of the pose that one homography must explain as well for the scene to count as planar."""
 
 NOISE, LEAST_NOISE = 6.0, 0.1
-"""A homography of a dense flow may miss by so many times the pose's median residual: four standard deviations; in pixels at
+"""A homography may then miss by so many times the pose's median residual, which is four standard deviations; and in pixels at
 least."""
 
 FLAGS = {"iterations": "iters", "feature_weights": "feature-weights"}
@@ -139,18 +139,17 @@ def from_matches(
     threshold: float,
     seed: int = 0,
     estimator: Callable[..., Fit] = fit_relative_pose,
-    dense: bool = False,
+    by_noise: bool = False,
 ) -> RelativePose:
     """The pose behind given matches, judged for degeneracy; `estimator` has `fit_relative_pose`'s contract.
 
-    A homography that explains the inliers within twice the threshold makes the scene planar; where the matches are of a
-    `dense` flow, whose many small parallaxes determine a pose as well as a few large ones do, within what the pose itself
-    leaves of them.
+    A homography that explains the inliers within twice the threshold makes the scene planar; `by_noise` within what the pose
+    itself leaves of them: where parallaxes are small but many, as of a dense flow or from frame to frame.
     """
     points0, points1 = matches.points0, matches.points1
     fit = estimator(points0, points1, K0, K1, threshold=threshold, seed=seed)
     bound = 2 * threshold
-    if dense and fit.model is not None:
+    if by_noise and fit.model is not None:
         bound = min(bound, max(NOISE * float(np.median(fit.residuals[fit.inliers])), LEAST_NOISE))
     flat = fit_homography(points0, points1, threshold=bound, seed=seed)
     flat_count = int(flat.inliers.sum())
