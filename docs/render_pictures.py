@@ -13,6 +13,7 @@ from flowkit.pipelines import correspondence as pipeline
 from flowkit.pipelines.outputs import flow_picture
 from flowkit.synth.engine import FAMILIES, Engine, EngineSettings
 from flowkit.synth.photos import PhotoStore
+from flowkit.synth.scene3d import Scene3DSettings
 from flowkit.training.preview import row, sheet
 from flowkit.types import Image
 from flowkit.viz import canvas, maps, overlays
@@ -27,7 +28,7 @@ QUALITY = 88
 def main(folder: Path) -> None:
     """Write every picture into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    makers = (align, flow, homography, engine, correspondence)
+    makers = (align, flow, homography, engine, correspondence, egomotion)
     for name, picture in ((maker.__name__, maker()) for maker in makers):
         file = folder / f"{name}.jpg"
         Pillow.fromarray(picture).save(file, quality=QUALITY, subsampling=0, optimize=True)
@@ -87,6 +88,32 @@ def engine() -> np.ndarray:
         pairs = Engine(photos, EngineSettings(**shares, max_displacement=40)).batch(1, (200, 300), seed)
         rows.append(row(pairs, 0, title))
     return canvas.fit_within(sheet(rows), 3 * PANEL_WIDTH)
+
+
+def egomotion() -> np.ndarray:
+    """A scene of the engine in which things move, the flow, how far it is off the camera's motion, and what really moved."""
+    cameras = Scene3DSettings(
+        moving=1.0, moving_objects=0.5, rotation=0, zooming=0, min_displacement=14, handheld=0.5, forward=0.2
+    )
+    settings = EngineSettings(layered=0, scenes3d=1, geometric=0, max_displacement=24, lighting=0, cameras=cameras)
+    pair = Engine(PhotoStore.from_folder(EXAMPLES), settings).batch(1, (240, 320), 2)
+    assert pair.K0 is not None and pair.K1 is not None and pair.moving is not None
+    image0, image1 = (
+        np.rint(255 * view[0].movedim(0, -1).numpy()).astype(np.uint8) for view in (pair.image0, pair.image1)
+    )
+    found = flowkit.flow(image0, image1, model="raft-xfeat", bidirectional=True, device="cpu")
+    found = flowkit.with_egomotion(found, pair.K0[0].numpy(), pair.K1[0].numpy())
+    assert found.egomotion is not None
+    moved = np.repeat(maps.occlusion_picture(pair.moving[0].numpy())[..., None], 3, axis=2)
+    return strip(
+        [
+            ("A", image0),
+            ("B", image1),
+            ("flow A -> B", flow_picture(found.uv)),
+            ("off the epipolar line", maps.error_map(found.egomotion.residual, 16.0, bar=False)),
+            ("what moved (truth)", moved),
+        ]
+    )
 
 
 def read(name: str) -> Image:
