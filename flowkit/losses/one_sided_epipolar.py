@@ -16,15 +16,22 @@ _ON_EPIPOLE = 1e-3
 """Squared normals below this share of their mean belong to pixels on the epipole, whose line is none."""
 
 
-def epipolar_loss(flow: Tensor, E: Tensor, K0: Tensor, K1: Tensor, weight: Tensor | None = None) -> Tensor:
+def epipolar_loss(
+    flow: Tensor, E: Tensor, K0: Tensor, K1: Tensor, weight: Tensor | None = None, bound: float = 0.0
+) -> Tensor:
     """L_e: the mean over pixels of the squared distance of x' = x + flow(x) from the line E x; a scalar.
 
     flow (B, 2, H, W) is in pixels, E (B, 3, 3) with x'^T E x = 0 and the distance are in normalised coordinates, K^-1 (x, y, 1)
     of the cameras K0 and K1 (B, 3, 3). Both flow and E get gradients. The paper prints a sum over pixels; with its weight of
     1000 only a mean is of the size of the other terms, so that is taken (spec.md 3.3). `weight` (B, H, W) or (B, 1, 1)
-    leaves pixels or pairs out.
+    leaves pixels or pairs out. With a `bound` in pixels of image1 the squared distance d^2 becomes b^2 d^2 / (b^2 + d^2), the
+    same where it is small and level beyond (Geman and McClure): else pixels that no network can know, leaving the picture or
+    hidden, are most of the sum, and most of its derivative by E.
     """
     squared = epipolar_squares(flow, E, K0, K1)
+    if bound > 0:
+        limit = (bound / K1[:, 0, 0].to(squared.dtype)).square()[:, None, None]
+        squared = squared * limit / (squared + limit)
     if weight is None:
         return squared.mean()
     weight = weight.to(squared.dtype).expand_as(squared)

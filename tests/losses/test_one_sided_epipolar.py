@@ -76,3 +76,15 @@ def test_an_epipole_in_the_picture_keeps_it_finite():
     loss = epipolar_loss(flow, E, K0, K1)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(flow.grad).all()
+
+
+def test_with_a_bound_it_levels_off_at_so_many_pixels_of_image1():
+    K0, K1, E, flow = cameras(4)
+    focal = float(K1[0, 0, 0])
+    near, far = flow + 1e-3, flow + 500.0
+    assert float(epipolar_loss(near, E, K0, K1, bound=2.0)) == pytest.approx(
+        float(epipolar_loss(near, E, K0, K1)), rel=1e-5
+    )
+    assert float(epipolar_loss(far, E, K0, K1, bound=2.0)) == pytest.approx((2.0 / focal) ** 2, rel=1e-2)
+    there = (flow + 0.3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: epipolar_loss(a, b, K0, K1, bound=0.5), (there, E.requires_grad_()))
