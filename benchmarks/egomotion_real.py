@@ -1,6 +1,6 @@
 """The camera's motion between two real pictures: rotation and direction of travel, from dense flow and from features.
 
-    .venv/bin/python benchmarks/egomotion_real.py ROOT [--models egoflow,liteflownetx,raft-xfeat,dis] [--features sift]
+    .venv/bin/python benchmarks/egomotion_real.py ROOT [--models egoflow,liteflownetx=W.safetensors,dis] [--features sift]
         [--fits essential,poselib,pose] [--datasets kitti-odometry,fountain-p11,tum-fr2-desk] [--output FILE.json]
 
 ROOT is laid out as for `flowkit bench pairs`. KITTI odometry 01 (every second frame) and TUM's fr2_desk: consecutive frames;
@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from gocor_tables import markdown
-from reporting import mean, names, run, say, write
+from reporting import mean, models, names, run, say, write
 
 from flowkit.datasets.kitti_odometry import read_kitti_odometry
 from flowkit.datasets.samples import PoseSample
@@ -68,12 +68,12 @@ def samples_of(root: Path, dataset: str) -> tuple[list[PoseSample], tuple[float,
     raise UsageError(f"{dataset!r} is none of {DATASETS}")
 
 
-def dense(model: str, most: int, confidence: float, device: str) -> Source:
-    """Matches spread over the flow of a model."""
+def dense(options: dict[str, Any], most: int, confidence: float, device: str) -> Source:
+    """Matches spread over the flow of a model; `options` are those of `flowkit.flow`."""
 
     def matches(image0: Image, image1: Image) -> Matches:
-        found = flow(image0, image1, model=model, bidirectional=True, device=device)
-        return spread_matches(found, usable(found, confidence), most, model)
+        found = flow(image0, image1, bidirectional=True, device=device, **options)
+        return spread_matches(found, usable(found, confidence), most, options["model"])
 
     return matches
 
@@ -193,7 +193,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path)
-    parser.add_argument("--models", type=names, default=names("egoflow,liteflownetx,raft-xfeat,dis"))
+    parser.add_argument("--models", type=models, default=models("egoflow,liteflownetx,raft-xfeat,dis"))
     parser.add_argument("--features", type=names, default=names("sift"))
     parser.add_argument("--fits", type=names, default=list(FITS))
     parser.add_argument("--datasets", type=names, default=names(DATASETS))
@@ -205,7 +205,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.fits) - set(FITS):
         raise UsageError(f"{', '.join(sorted(unknown))}: no such fit; use some of {', '.join(FITS)}")
-    sources = {name: dense(name, arguments.most, arguments.confidence, arguments.device) for name in arguments.models}
+    sources = {
+        name: dense(options, arguments.most, arguments.confidence, arguments.device)
+        for name, options in arguments.models.items()
+    }
     sources |= {name: sparse(name, arguments.device) for name in arguments.features}
     rows: list[Row] = []
     for dataset in arguments.datasets:
