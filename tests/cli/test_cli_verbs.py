@@ -40,7 +40,7 @@ def names(folder):
 
 
 def test_flow(images, call):
-    record = call("flow", *images, "--bidirectional", "--legend", "--max-flow", "10")
+    record = call("flow", *images, "--bidirectional", "--legend", "--max-flow", "10", "--fov", "60")
     assert names("a_b") == sorted(FILES["flow"])
     assert record == json.loads(Path("a_b/flow.json").read_text())
     assert record["grid"]["name"] == str(images[0]) and record["points_into"]["name"] == str(images[1])
