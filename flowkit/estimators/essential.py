@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowkit.estimators.magsac import sampson_error
-from flowkit.estimators.points import clean, collinear, distinct
-from flowkit.estimators.significance import significant
+from flowkit.estimators.relative_pose import judged_pose
 from flowkit.types import Fit, Status
 
 ESTIMATOR = "essential-ransac"
@@ -42,53 +40,38 @@ def fit_essential(
     """
     import torch
 
+    from flowkit.geometry.epipolar import sampson_error
     from flowkit.geometry.essential_ransac import essential_ransac
     from flowkit.geometry.matrix_manifolds import ESSENTIAL
     from flowkit.geometry.pose import normalise_points, recover_pose
     from flowkit.geometry.sampson_fit import fit_sampson
 
-    points0, points1, finite = clean(points0, points1)
-    residuals = np.full(len(finite), np.nan)
-
-    def failure(status: Status) -> Fit:
-        return Fit(None, np.zeros(len(residuals), bool), status, residuals, threshold, ESTIMATOR)
-
-    if distinct(points0[finite], points1[finite]) < max(5, min_inliers):
-        return failure(Status.TOO_FEW_MATCHES)
-    if collinear(points0[finite], 1e-3) or collinear(points1[finite], 1e-3):
-        return failure(Status.DEGENERATE)
     focal = float(np.mean([K[k, k] for K in (K0, K1) for k in (0, 1)]))
     delta = threshold / focal
-    order = np.random.default_rng(seed).permutation(int(finite.sum()))
-    x0, x1 = (
-        normalise_points(torch.as_tensor(points[finite][order], device=device), torch.as_tensor(K, device=device))
-        for points, K in ((points0, np.asarray(K0, float)), (points1, np.asarray(K1, float)))
+
+    def solve(finite0: np.ndarray, finite1: np.ndarray) -> np.ndarray | Status:
+        order = np.random.default_rng(seed).permutation(len(finite0))
+        x0, x1 = (
+            normalise_points(torch.as_tensor(points[order], device=device), torch.as_tensor(K, device=device))
+            for points, K in ((finite0, np.asarray(K0, float)), (finite1, np.asarray(K1, float)))
+        )
+        split = len(x0) - min(HELD_OUT, len(x0) // 6)
+        candidates, _ = essential_ransac(
+            *(x0[:split], x1[:split], x0[split:], x1[split:]),
+            delta=delta,
+            hypotheses=hypotheses,
+            score="sampson",
+            confidence=CONFIDENCE,
+            keep=CANDIDATES,
+            seed=seed,
+        )
+        if not len(candidates):
+            return Status.NO_OVERLAP
+        minima, penalties = fit_sampson(ESSENTIAL.nearest(candidates), x0, x1, delta)
+        E = minima[penalties.argmin()]
+        R, t, front = recover_pose(E, x0, x1, sampson_error(E, x0, x1) <= delta)
+        return torch.cat([R, t[:, None]], 1).cpu().numpy() if bool(front.any()) else Status.DEGENERATE
+
+    return judged_pose(
+        solve, points0, points1, K0, K1, threshold=threshold, min_inliers=min_inliers, estimator=ESTIMATOR
     )
-    split = len(x0) - min(HELD_OUT, len(x0) // 6)
-    candidates, _ = essential_ransac(
-        *(x0[:split], x1[:split], x0[split:], x1[split:]),
-        delta=delta,
-        hypotheses=hypotheses,
-        score="sampson",
-        confidence=CONFIDENCE,
-        keep=CANDIDATES,
-        seed=seed,
-    )
-    if not len(candidates):
-        return failure(Status.NO_OVERLAP)
-    minima, penalties = fit_sampson(ESSENTIAL.nearest(candidates), x0, x1, delta)
-    fitted = minima[penalties.argmin()]
-    E = fitted.cpu().numpy()
-    F = np.linalg.inv(K1).T @ E @ np.linalg.inv(K0)
-    residuals[finite] = sampson_error(F, points0[finite], points1[finite])
-    inliers = residuals <= threshold
-    if distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
-        points0, points1, inliers, sample=5, threshold=threshold, line=True
-    ):
-        return failure(Status.NO_OVERLAP)
-    voters = torch.as_tensor(inliers[finite][order], device=device)
-    R, t, front = recover_pose(fitted, x0, x1, voters)
-    if not bool(front.any()):
-        return failure(Status.DEGENERATE)
-    pose = torch.cat([R, t[:, None]], 1).cpu().numpy()
-    return Fit(pose, inliers, Status.OK, residuals, threshold, ESTIMATOR)

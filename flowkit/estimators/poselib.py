@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowkit.estimators.magsac import sampson_error
-from flowkit.estimators.points import clean, collinear, distinct
-from flowkit.estimators.significance import significant
-from flowkit.types import Fit, Status
+from flowkit.estimators.relative_pose import judged_pose
+from flowkit.types import Fit
 
 ESTIMATOR = "poselib"
 
@@ -28,16 +26,6 @@ def fit_relative_pose(
     """
     import poselib
 
-    points0, points1, finite = clean(points0, points1)
-    residuals = np.full(len(finite), np.nan)
-
-    def failure(status: Status) -> Fit:
-        return Fit(None, np.zeros(len(residuals), bool), status, residuals, threshold, ESTIMATOR)
-
-    if distinct(points0[finite], points1[finite]) < max(5, min_inliers):
-        return failure(Status.TOO_FEW_MATCHES)
-    if collinear(points0[finite], 1e-3) or collinear(points1[finite], 1e-3):
-        return failure(Status.DEGENERATE)
     options = {
         "max_epipolar_error": float(threshold),
         "seed": int(seed),
@@ -45,28 +33,15 @@ def fit_relative_pose(
         "min_iterations": 1000,
         "success_prob": 0.99999,
     }
-    pose, _ = poselib.estimate_relative_pose(
-        points0[finite],
-        points1[finite],
-        _camera(K0),
-        _camera(K1),
-        options,
-        {"loss_type": "TRUNCATED", "loss_scale": float(threshold)},
+    refinement = {"loss_type": "TRUNCATED", "loss_scale": float(threshold)}
+
+    def solve(finite0: np.ndarray, finite1: np.ndarray) -> np.ndarray:
+        pose, _ = poselib.estimate_relative_pose(finite0, finite1, _camera(K0), _camera(K1), options, refinement)
+        return np.column_stack([np.asarray(pose.R, float), np.asarray(pose.t, float)])
+
+    return judged_pose(
+        solve, points0, points1, K0, K1, threshold=threshold, min_inliers=min_inliers, estimator=ESTIMATOR
     )
-    R, t = np.asarray(pose.R, float), np.asarray(pose.t, float)
-    norm = np.linalg.norm(t)
-    if not (np.isfinite(R).all() and np.isfinite(t).all()) or norm < 1e-12 or abs(np.linalg.det(R) - 1) > 1e-3:
-        return failure(Status.DEGENERATE)
-    t = t / norm
-    E = np.array([[0, -t[2], t[1]], [t[2], 0, -t[0]], [-t[1], t[0], 0]]) @ R
-    F = np.linalg.inv(K1).T @ E @ np.linalg.inv(K0)
-    residuals[finite] = sampson_error(F, points0[finite], points1[finite])
-    inliers = residuals <= threshold
-    if distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(
-        points0, points1, inliers, sample=5, threshold=threshold, line=True
-    ):
-        return failure(Status.NO_OVERLAP)
-    return Fit(np.column_stack([R, t]), inliers, Status.OK, residuals, threshold, ESTIMATOR)
 
 
 def _camera(K: np.ndarray) -> dict[str, object]:
