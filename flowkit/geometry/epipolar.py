@@ -63,6 +63,13 @@ def symmetric_epipolar_distance(F: Tensor, points0: Tensor, points1: Tensor) -> 
     return torch.hypot(epipolar_distance(F, points0, points1), epipolar_distance(F.mT, points1, points0))
 
 
+def epipolar_rows(normalised0: Tensor, normalised1: Tensor) -> Tensor:
+    """(..., N, 9): a with x1' E x0 = a . E of matches (..., N, 2) in normalised coordinates; E's elements row by row."""
+    check("normalised0", normalised0, "N", 2)
+    check_same("normalised0", normalised0, "normalised1", normalised1)
+    return (homogeneous(normalised1)[..., :, None] * homogeneous(normalised0)[..., None, :]).flatten(-2)
+
+
 def sampson_error(F: Tensor, points0: Tensor, points1: Tensor) -> Tensor:
     """(..., N) pixels: first-order distance of a match from obeying F, |x1' F x0| / |gradient| (eq. 11.9, its root)."""
     check_same("points0", points0, "points1", points1)

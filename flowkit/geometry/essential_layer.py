@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowkit.geometry.essential_ransac import HYPOTHESES, Score, epipolar_rows, essential_ransac
+from flowkit.geometry.epipolar import epipolar_rows
+from flowkit.geometry.essential_ransac import HYPOTHESES, Score, essential_ransac
 from flowkit.geometry.grids import pixel_grid
 from flowkit.geometry.implicit import argmin
 from flowkit.geometry.irls import ITERATIONS, irls

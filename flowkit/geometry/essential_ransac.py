@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from flowkit.geometry.epipolar import epipolar_rows
 from flowkit.geometry.five_point import five_point
 from flowkit.geometry.homography import homogeneous
 from flowkit.geometry.shapes import check, check_same
@@ -26,13 +27,6 @@ EARLY = 1_000
 """... at most so many where it may end early ..."""
 ELEMENTS = 4_000_000
 """... and solutions times matches that are scored at a time: 16 MB."""
-
-
-def epipolar_rows(normalised0: Tensor, normalised1: Tensor) -> Tensor:
-    """(..., N, 9): a with x1' E x0 = a . E of matches (..., N, 2) in normalised coordinates; E's elements row by row."""
-    check("normalised0", normalised0, "N", 2)
-    check_same("normalised0", normalised0, "normalised1", normalised1)
-    return (homogeneous(normalised1)[..., :, None] * homogeneous(normalised0)[..., None, :]).flatten(-2)
 
 
 @torch.no_grad()
@@ -80,7 +74,7 @@ def essential_ransac(
 def scored(E: Tensor, test0: Tensor, test1: Tensor, delta: float, score: Score) -> Tensor:
     """(M,) float32, the more the better, of each E (M, 3, 3) by test matches (T, 2) in normalised coordinates."""
     x0, x1 = (homogeneous(x.double()).float() for x in (test0, test1))
-    rows = (x1[:, :, None] * x0[:, None, :]).flatten(1).mT.contiguous()
+    rows = epipolar_rows(test0.float(), test1.float()).mT.contiguous()
     chunk = max(1, ELEMENTS // max(1, len(x0)))
     parts = []
     for some in E.float().split(chunk):

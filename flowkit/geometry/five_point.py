@@ -13,7 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from flowkit.geometry.homography import homogeneous
+from flowkit.geometry.epipolar import epipolar_rows
 from flowkit.geometry.real_roots import real_roots
 from flowkit.geometry.shapes import check, check_same
 
@@ -49,7 +49,7 @@ def five_point(normalised0: Tensor, normalised1: Tensor, *, polish: int = 4) -> 
 
 def _null_space(points0: Tensor, points1: Tensor) -> Tensor:
     """(B, 4, 3, 3): X, Y, Z, W, orthonormal, of the epipolar constraints of five matches."""
-    columns = (homogeneous(points1)[..., :, None] * homogeneous(points0)[..., None, :]).flatten(-2).mT
+    columns = epipolar_rows(points0, points1).mT
     # Householder's reflections by hand: torch.linalg.qr on a GPU goes through the batch one by one.
     normals = []
     for k in range(5):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowkit.geometry.epipolar import sampson_error
+from flowkit.geometry.epipolar import epipolar_rows, sampson_error
 from flowkit.geometry.homography import homogeneous
 from flowkit.geometry.matrix_manifolds import ESSENTIAL
 from flowkit.geometry.shapes import check, check_same
@@ -72,7 +72,7 @@ def _normal_equations(E: Tensor, points0: Tensor, points1: Tensor, delta: float)
     distance = residual / squared.sqrt()
     inlier = distance.abs() < delta  # NaN is not
     outer = (lines1[..., :, None] * x0[:, None, :] + x1[:, :, None] * lines0[..., None, :]).flatten(-2)
-    rows = (x1[:, :, None] * x0[:, None, :]).flatten(-2) - outer * (residual / squared)[..., None]
+    rows = epipolar_rows(points0, points1) - outer * (residual / squared)[..., None]
     rows = torch.where(inlier[..., None], rows / squared.sqrt()[..., None], 0)
     J = rows @ ESSENTIAL.tangent(E)
     return (J.mT @ torch.where(inlier, distance, 0)[..., None])[..., 0], J.mT @ J

@@ -110,6 +110,17 @@ _LITEFLOWNET = ModelSpec(
 _LITEFLOWNET2 = (
     "Hui, Tang and Loy, A Lightweight Optical Flow CNN: Revisiting Data Fidelity and Regularization, TPAMI 2020"
 )
+_LITEFLOWNETX = replace(
+    _LITEFLOWNET,
+    name="liteflownetx",
+    target="flowkit.models.liteflownet:liteflownetx",
+    memory=620,
+    init="coarse",
+    weights="liteflownetx",
+    paper=_LITEFLOWNET2,
+    convert=None,
+    sources="",
+)
 _EGOFLOW = (
     "Jiang et al., Joint Unsupervised Learning of Optical Flow and Egomotion with Bi-Level Optimization, 3DV 2020, "
     "on LiteFlowNetX in place of PWC-Net"
@@ -218,28 +229,8 @@ MODELS: Mapping[str, ModelSpec] = MappingProxyType(
                 weights="liteflownet2-kitti",
                 paper=_LITEFLOWNET2,
             ),
-            replace(
-                _LITEFLOWNET,
-                name="liteflownetx",
-                target="flowkit.models.liteflownet:liteflownetx",
-                memory=620,
-                init="coarse",
-                weights="liteflownetx",
-                paper=_LITEFLOWNET2,
-                convert=None,
-                sources="",
-            ),
-            replace(
-                _LITEFLOWNET,
-                name="egoflow",
-                target="flowkit.models.liteflownet:liteflownetx",
-                memory=620,
-                init="coarse",
-                weights="egoflow",
-                paper=_EGOFLOW,
-                convert=None,
-                sources="",
-            ),
+            _LITEFLOWNETX,
+            replace(_LITEFLOWNETX, name="egoflow", weights="egoflow", paper=_EGOFLOW),
             _PWCNET,
             replace(
                 _PWCNET,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from two_views import distance, two_views
 
+from flowkit.geometry.epipolar import epipolar_rows
 from flowkit.geometry.essential_layer import EssentialSettings, essential_of_flow, essential_of_matches, refined
-from flowkit.geometry.essential_ransac import epipolar_rows
 from flowkit.geometry.homography import transform_points
 from flowkit.geometry.homography_layer import homography_layer, homography_rows
 from flowkit.geometry.implicit import argmin, symmetric_solve

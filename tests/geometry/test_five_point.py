@@ -7,8 +7,8 @@ import pytest
 import torch
 from two_views import distance, two_views
 
-from flowkit.geometry.epipolar import sampson_error
-from flowkit.geometry.essential_ransac import Score, epipolar_rows, essential_ransac, scored
+from flowkit.geometry.epipolar import epipolar_rows, sampson_error
+from flowkit.geometry.essential_ransac import Score, essential_ransac, scored
 from flowkit.geometry.five_point import five_point
 from flowkit.geometry.matrix_manifolds import ESSENTIAL
 from flowkit.geometry.real_roots import real_roots
