@@ -10,6 +10,8 @@ from torch import Tensor
 
 from flowkit.geometry.grids import grid_like
 from flowkit.geometry.shapes import check
+from flowkit.losses.census import EPSILON, GAMMA
+from flowkit.losses.self_supervision import weighted_mean
 from flowkit.ops.precision import wide
 
 _ON_EPIPOLE = 1e-3
@@ -17,25 +19,24 @@ _ON_EPIPOLE = 1e-3
 
 
 def epipolar_loss(
-    flow: Tensor, E: Tensor, K0: Tensor, K1: Tensor, weight: Tensor | None = None, bound: float = 0.0
+    flow: Tensor, E: Tensor, K0: Tensor, K1: Tensor, weight: Tensor | None = None, robust: bool = False
 ) -> Tensor:
     """L_e: the mean over pixels of the squared distance of x' = x + flow(x) from the line E x; a scalar.
 
     flow (B, 2, H, W) is in pixels, E (B, 3, 3) with x'^T E x = 0 and the distance are in normalised coordinates, K^-1 (x, y, 1)
     of the cameras K0 and K1 (B, 3, 3). Both flow and E get gradients. The paper prints a sum over pixels; with its weight of
     1000 only a mean is of the size of the other terms, so that is taken (spec.md 3.3). `weight` (B, H, W) or (B, 1, 1)
-    leaves pixels or pairs out. With a `bound` in pixels of image1 the squared distance d^2 becomes b^2 d^2 / (b^2 + d^2), the
-    same where it is small and level beyond (Geman and McClure): else pixels that no network can know, leaving the picture or
-    hidden, are most of the sum, and most of its derivative by E.
+    leaves pixels or pairs out. `robust` takes rho_c of the distance in pixels of image1 instead of its square, as the other
+    terms do of what they measure: else pixels that no network can know, leaving the picture or hidden, are most of the sum,
+    and most of its derivative by E.
     """
-    squared = epipolar_squares(flow, E, K0, K1)
-    if bound > 0:
-        limit = (bound / K1[:, 0, 0].to(squared.dtype)).square()[:, None, None]
-        squared = squared * limit / (squared + limit)
+    values = epipolar_squares(flow, E, K0, K1)
+    if robust:
+        pixels = K1[:, 0, 0].to(values.dtype).square()[:, None, None]
+        values = (values * pixels + EPSILON**2).pow(GAMMA)
     if weight is None:
-        return squared.mean()
-    weight = weight.to(squared.dtype).expand_as(squared)
-    return (squared * weight).sum() / weight.sum().clamp_min(1)
+        return values.mean()
+    return weighted_mean(values, weight.to(values.dtype).expand_as(values))
 
 
 def epipolar_squares(flow: Tensor, E: Tensor, K0: Tensor, K1: Tensor) -> Tensor:

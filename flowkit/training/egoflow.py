@@ -64,8 +64,8 @@ class EgoflowRecipe(Recipe):
     """The pyramid of pictures and flows."""
     lower: EssentialSettings = field(default_factory=EssentialSettings)
     """How E is found."""
-    bound: float = 0.0
-    """Pixels off the epipolar line at which the term levels off; 0: never, as in the paper."""
+    robust: bool = False
+    """The epipolar term takes rho_c of distances in pixels, not their squares; its weight then compares with `consistency`."""
     trust: float = 0.0
     """The share of pixels that a pair's E must explain for it to have an epipolar term: a wrong E is worse than none."""
     through: bool = True
@@ -177,7 +177,7 @@ class EgoflowRecipe(Recipe):
         fit = essential_of_flow(flows, K0, K1, usable, self.lower, seed=_seed())
         found = (fit.found & (fit.inlier_share >= self.trust)).to(flows.dtype)[:, None, None]
         E = fit.E if self.through else fit.E.detach()
-        term = self.upper.epipolar * epipolar_loss(flows, E, K0, K1, found, self.bound)
+        term = self.upper.epipolar * epipolar_loss(flows, E, K0, K1, found, self.robust)
         figures = {"inliers": fit.inlier_share.float().mean(), "found": fit.found.float().mean()}
         return term, figures | _pose_errors(fit, there, usable[: len(there)], batch)
 

@@ -8,7 +8,7 @@ import json
 import textwrap
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, get_type_hints
 
 from flowkit.errors import UsageError, WeightsError
@@ -21,15 +21,20 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """The recipe with every "field=value" of `settings` in place; nested fields are "engine.max_displacement=64".
 
     A value is written as in TOML, quotes and brackets may be left out: `precision=fp32`, `size=128,192` (height, width),
-    `stages.0.batch=4`, `stages=[]`, `iterations=none`. UsageError for a field that does not exist, naming those that do,
-    and for a value that does not fit.
+    `stages.0.batch=4`, `stages=[]`, `iterations=none`. All of them hold at once, whatever their order; of two for one field
+    the last. UsageError for a field that does not exist, naming those that do, and for values that do not fit.
     """
+    wanted = _Wanted()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise UsageError(f"--set {setting}: give field=value")
-        recipe = _replaced(recipe, path.strip().split("."), text.strip(), setting)
-    return recipe
+        place = wanted
+        for name in path.strip().split("."):
+            place.setting = place.setting or setting
+            place = place.inside.setdefault(name, _Wanted())
+        place.text, place.setting = text.strip(), setting
+    return _replaced(recipe, wanted)
 
 
 def recipe_from(base: Recipe, saved: Mapping[str, Any]) -> Recipe:
@@ -53,29 +58,46 @@ def as_toml(recipe: Recipe) -> str:
 # --- setting ---------------------------------------------------------------------------------------------------------
 
 
-def _replaced(value: Any, path: list[str], text: str, setting: str) -> Any:
-    """`value`, a dataclass, with the field at the end of `path` replaced by what `text` says."""
-    name, *rest = path
-    known = [field.name for field in fields(value)]
-    if name not in known:
-        raise UsageError(f"--set {setting}: there is no field {name!r}; known: {', '.join(known)}")
-    current = getattr(value, name)
-    hint = get_type_hints(type(value))[name]
-    new = _inside(current, rest, text, setting) if rest else _parsed(hint, current, text, setting)
-    return replace(value, **{name: new})
+@dataclass
+class _Wanted:
+    """What is asked of a field: its value, as text, and of the fields inside; `setting` is one that asks, for messages."""
+
+    text: str | None = None
+    setting: str = ""
+    inside: dict[str, _Wanted] = field(default_factory=dict)
 
 
-def _inside(current: Any, rest: list[str], text: str, setting: str) -> Any:
+def _replaced(value: Any, wanted: _Wanted) -> Any:
+    """`value`, a dataclass, with what is wanted of its fields, all at once: they are checked together."""
+    known = [item.name for item in fields(value)]
+    hints = get_type_hints(type(value))
+    new = {}
+    for name, asked in wanted.inside.items():
+        if name not in known:
+            raise UsageError(f"--set {asked.setting}: there is no field {name!r}; known: {', '.join(known)}")
+        new[name] = getattr(value, name)
+        if asked.text is not None:
+            new[name] = _parsed(hints[name], new[name], asked.text, asked.setting)
+        if asked.inside:
+            new[name] = _inside(new[name], asked)
+    return replace(value, **new)
+
+
+def _inside(current: Any, wanted: _Wanted) -> Any:
+    """`current` with what is wanted of the fields, items or keys inside."""
     if is_dataclass(current):
-        return _replaced(current, rest, text, setting)
-    if isinstance(current, tuple) and rest[0].isdigit() and len(rest) > 1:
-        index = int(rest[0])
-        if index >= len(current):
-            raise UsageError(f"--set {setting}: there are {len(current)} of them, counted from 0")
-        return (*current[:index], _replaced(current[index], rest[1:], text, setting), *current[index + 1 :])
-    if isinstance(current, dict) and len(rest) == 1:
-        return {**current, rest[0]: _literal(text)}
-    raise UsageError(f"--set {setting}: nothing of that name is inside")
+        return _replaced(current, wanted)
+    for name, asked in wanted.inside.items():
+        if isinstance(current, tuple) and name.isdigit() and asked.text is None:
+            index = int(name)
+            if index >= len(current):
+                raise UsageError(f"--set {asked.setting}: there are {len(current)} of them, counted from 0")
+            current = (*current[:index], _replaced(current[index], asked), *current[index + 1 :])
+        elif isinstance(current, dict) and asked.text is not None and not asked.inside:
+            current = {**current, name: _literal(asked.text)}
+        else:
+            raise UsageError(f"--set {asked.setting}: nothing of that name is inside")
+    return current
 
 
 def _parsed(hint: Any, current: Any, text: str, setting: str) -> Any:
@@ -123,16 +145,16 @@ def _reason(error: Exception) -> str:
 def _table(value: Any, path: str) -> Iterator[str]:
     """The plain fields of a dataclass, then its tables."""
     meanings, tables = _meanings(type(value)), []
-    for field in fields(value):
-        item = getattr(value, field.name)
-        name = f"{path}.{field.name}".lstrip(".")
+    for own in (each.name for each in fields(value)):
+        item = getattr(value, own)
+        name = f"{path}.{own}".lstrip(".")
         if is_dataclass(item) or (isinstance(item, dict) and item):
-            tables.append((name, "[{}]", [item], field.name))
+            tables.append((name, "[{}]", [item], own))
         elif isinstance(item, tuple) and item and is_dataclass(item[0]):
-            tables.append((name, "[[{}]]", list(item), field.name))
+            tables.append((name, "[[{}]]", list(item), own))
         else:
-            yield from _comment(meanings.get(field.name, ""))
-            yield f"# {field.name} = none" if item is None else f"{field.name} = {_written(item)}"
+            yield from _comment(meanings.get(own, ""))
+            yield f"# {own} = none" if item is None else f"{own} = {_written(item)}"
     for name, brackets, items, own in tables:
         yield ""
         yield from _comment(meanings.get(own, ""))

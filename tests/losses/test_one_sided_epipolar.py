@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from flowkit.geometry.epipolar import epipolar_distance, essential_from_pose
+from flowkit.geometry.grids import grid_like
 from flowkit.geometry.pose import normalise_points
 from flowkit.losses.one_sided_epipolar import epipolar_loss, epipolar_squares
 
@@ -78,13 +79,17 @@ def test_an_epipole_in_the_picture_keeps_it_finite():
     assert torch.isfinite(loss) and torch.isfinite(flow.grad).all()
 
 
-def test_with_a_bound_it_levels_off_at_so_many_pixels_of_image1():
+def test_robust_it_is_rho_of_distances_in_pixels():
     K0, K1, E, flow = cameras(4)
-    focal = float(K1[0, 0, 0])
-    near, far = flow + 1e-3, flow + 500.0
-    assert float(epipolar_loss(near, E, K0, K1, bound=2.0)) == pytest.approx(
-        float(epipolar_loss(near, E, K0, K1)), rel=1e-5
+    there = flow + 0.3
+    pixels = epipolar_squares(there, E, K0, K1) * K1[:, 0, 0, None, None].square()
+    expected = float((pixels + 1e-6).pow(0.45).mean())
+    assert float(epipolar_loss(there, E, K0, K1, robust=True)) == pytest.approx(expected, rel=1e-9)
+    grid = grid_like(flow)
+    finer = torch.cat([2 * K1[:, :2], K1[:, 2:]], 1)  # image1 at twice its size: twice the pixels off
+    assert float(epipolar_loss(2 * (grid + there) - grid, E, K0, finer, robust=True)) == pytest.approx(
+        float((4 * pixels + 1e-6).pow(0.45).mean()), rel=1e-9
     )
-    assert float(epipolar_loss(far, E, K0, K1, bound=2.0)) == pytest.approx((2.0 / focal) ** 2, rel=1e-2)
-    there = (flow + 0.3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: epipolar_loss(a, b, K0, K1, bound=0.5), (there, E.requires_grad_()))
+    assert torch.autograd.gradcheck(
+        lambda a, b: epipolar_loss(a, b, K0, K1, robust=True), (there.requires_grad_(), E.requires_grad_())
+    )

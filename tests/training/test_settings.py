@@ -55,6 +55,18 @@ def test_fields_are_set_with_their_types(setting, path, value):
     assert with_settings(SMALL, []) == SMALL
 
 
+def test_settings_hold_at_once_whatever_their_order():
+    small = ["stages=[]", "size=96,128", "until=baseline"]  # a student's crop would not fit into that size
+    wanted = with_settings(RECIPES["egoflow-cpu"], small)
+    assert (wanted.size, wanted.until, wanted.stages) == ((96, 128), "baseline", ())
+    assert with_settings(RECIPES["egoflow-cpu"], small[::-1]) == wanted
+    with pytest.raises(UsageError, match="crop"):
+        with_settings(RECIPES["egoflow-cpu"], small[:2])
+    assert with_settings(SMALL, ["batch=2", "stages.0.batch=3", "stages.0.share=2", "batch=4"]) == with_settings(
+        SMALL, ["batch=4", "stages.0.share=2", "stages.0.batch=3"]
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
