@@ -257,34 +257,35 @@ EGOFLOW_CPU = replace(
     EGOFLOW,
     model="egoflow",
     base="liteflownetx",
-    size=(128, 192),
+    size=(192, 320),
+    batch=1,
     stages=(
-        Stage(share=0.4, until=BASELINE),
-        Stage(share=0.3, until=EPIPOLAR),
-        Stage(share=0.3, until=STUDENT, size=(160, 256)),
+        Stage(share=0.6, until=BASELINE),
+        Stage(share=0.2, until=EPIPOLAR),
+        Stage(share=0.2, until=STUDENT, size=(256, 384)),
     ),
-    crop=(128, 192),
-    engine=replace(_RIGID, max_displacement=32.0),
+    crop=(192, 320),
+    engine=replace(_RIGID, lighting=0.3, max_displacement=48.0),
     scales=Scales(radii=(3, 2, 2, 1, 1)),
+    robust=True,
     trust=0.5,
-    teacher=UpperLevel(epipolar=100.0),
-    student=UpperLevel(consistency=0.0, smoothness=0.0, epipolar=100.0, occlusion=1.0),
-    lower=EssentialSettings(hypotheses=512, drawn=0, held_out=1_000, iterations=30, score="objective"),
+    teacher=UpperLevel(epipolar=0.1),
+    student=UpperLevel(consistency=0.0, smoothness=0.0, epipolar=0.1, occlusion=1.0),
+    lower=EssentialSettings(delta=2e-3, hypotheses=512, held_out=1_000, iterations=30, score="objective"),
     superpixels=SuperpixelNoise(segments=100, replaced=(4, 8)),
     clip_each=True,
-    ema=0.99,
+    ema=0.998,
     schedule="onecycle",
     steps=5_000,
     log_every=10,
-    checkpoint_every=100,
-    validate_every=200,
+    checkpoint_every=250,
+    validate_every=500,
     validation_pairs=16,
 )
-"""On two cores, from the weights of LiteFlowNetX: small crops, fewer hypotheses, smaller patches on coarse levels.
+"""On two cores, from the weights of LiteFlowNetX: one crop at a time, but a large one (from small ones the coarse levels
+unlearn large pictures), fewer hypotheses, smaller patches on coarse levels, and the epipolar term as robust as the others.
 
-The epipolar weight is the paper's for a pixel at this focal length, 1000 (175 / 480)^2. E is fitted to all pixels: each one of
-a sample answers for many, and the derivative by way of E is larger by as much. It is chosen by the objective, since what the
-term is worth depends on how good E is.
+E is chosen by the objective, since what the term is worth depends on how good E is. What was tried: docs/egomotion.md.
 """
 
 EGOFLOW_RECIPES: Mapping[str, EgoflowRecipe] = MappingProxyType({"egoflow": EGOFLOW, "egoflow-cpu": EGOFLOW_CPU})
