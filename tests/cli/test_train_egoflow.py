@@ -22,7 +22,7 @@ SMALL = (
         "checkpoint_every=1",
     ),
     *("lower.hypotheses=32", "lower.drawn=300", "lower.held_out=60", "lower.iterations=5"),
-    *("superpixels.segments=40", "stages.0.share=0.3", "stages.2.size=64,96"),
+    *("superpixels.segments=40", "stages.0.share=0.2", "stages.2.size=64,96"),
 )
 
 
