@@ -10,8 +10,7 @@ from torch import Tensor
 
 from flowkit.geometry.grids import grid_like
 from flowkit.geometry.shapes import check
-from flowkit.losses.census import EPSILON, GAMMA
-from flowkit.losses.self_supervision import weighted_mean
+from flowkit.losses.self_supervision import rho, weighted_mean
 from flowkit.ops.precision import wide
 
 _ON_EPIPOLE = 1e-3
@@ -33,7 +32,7 @@ def epipolar_loss(
     values = epipolar_squares(flow, E, K0, K1)
     if robust:
         pixels = K1[:, 0, 0].to(values.dtype).square()[:, None, None]
-        values = (values * pixels + EPSILON**2).pow(GAMMA)
+        values = rho(values * pixels)
     if weight is None:
         return values.mean()
     return weighted_mean(values, weight.to(values.dtype).expand_as(values))

@@ -17,7 +17,12 @@ from flowkit.losses.census import EPSILON, GAMMA
 
 def robust(values: Tensor) -> Tensor:
     """(B, H, W): rho_c of (B, C, H, W), the mean over C of (z^2 + 0.001^2)^0.45 (below equation 13)."""
-    return (values.square() + EPSILON**2).pow(GAMMA).mean(1)
+    return rho(values.square()).mean(1)
+
+
+def rho(squares: Tensor) -> Tensor:
+    """rho_c of each value by itself, of its square: that has a slope at 0, which a distance itself has not."""
+    return (squares + EPSILON**2).pow(GAMMA)
 
 
 def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
