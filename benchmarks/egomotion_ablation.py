@@ -19,13 +19,15 @@ and of those around which next to nothing is to be seen (grey levels in 9x9 pixe
 2 of 255); the part of it that is off the true epipolar line, which is all that the term can say anything about; and by the E of
 the flow (`geometry.essential_layer`, of visible pixels) the angles of rotation and
 direction of translation that are off, the mean, and the median over scenes. Each row is given for each seed, and as the mean
-over seeds with the standard deviation; `change` is the mean over seeds of the difference from that seed's baseline.
+over seeds with the standard deviation; `change` is the mean over seeds of the difference from that seed's baseline, and
+`scene by scene` that of the same scene with the same seed, in percent (geometric mean), with the standard error over scenes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -36,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from reporting import names, run, say, show, write
+from reporting import mean, names, run, say, show, write
 
 from flowkit.batch import PairBatch
 from flowkit.errors import UsageError
@@ -78,7 +80,8 @@ SCENES = [
     "engine.cameras.repeating=0.35",
     "engine.cameras.forward=1",
     *(f"engine.cameras.{other}=0" for other in ("handheld", "orbit", "rotation", "lateral", "zooming")),
-    "engine.cameras.min_displacement=5",
+    "engine.max_displacement=12",
+    "engine.cameras.min_displacement=3",
     "engine.lighting=0",
 ]
 COMMON = [
@@ -99,6 +102,9 @@ METRICS = {
     "rotation_median": "median rot.",
     "translation_median": "median dir.",
 }
+PAIRED = ("epe", "visible", "line", "rotation", "translation")
+"""What every scene has, and is compared scene by scene."""
+KINDS = {"percent": "%", "error": "+-"}
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -154,17 +160,19 @@ def held_out(arguments: argparse.Namespace) -> list[PairBatch]:
 
 
 @torch.no_grad()
-def measured(weights: Path, scenes: list[PairBatch]) -> dict[str, float]:
-    """The figures of one network."""
+def measured(weights: Path, scenes: list[PairBatch]) -> list[dict[str, float]]:
+    """The figures of one network, scene by scene."""
     network = build(recipe(RECIPE).model)
     load_strictly(network, load_checkpoint(recipe(RECIPE).model, weights), str(weights))
     network.eval()
-    rows = [dict(scores(network, scene)) for scene in scenes]
+    return [dict(scores(network, scene)) for scene in scenes]
+
+
+def summary(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means over scenes, and medians of the angles."""
     columns = {name: [row[name] for row in rows if name in row] for name in METRICS}
-    result = {name: statistics.fmean(values) for name, values in columns.items() if values}
-    for name in ("rotation", "translation"):
-        result[f"{name}_median"] = statistics.median(columns[name])
-    return result
+    medians = {f"{name}_median": statistics.median(columns[name]) for name in ("rotation", "translation")}
+    return {name: mean(values) for name, values in columns.items()} | medians
 
 
 def scores(network: torch.nn.Module, scene: PairBatch) -> Iterator[tuple[str, float]]:
@@ -208,27 +216,39 @@ def pose_errors(
     yield "translation", float(translation_angle(t, scene.t[0].double())) if found else 180.0
 
 
-def tables(found: Mapping[tuple[str, int], Mapping[str, float]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+Found = Mapping[tuple[str, int], list[dict[str, float]]]
+"""(row, seed) -> the figures of each scene."""
+
+
+def tables(found: Found) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """By seed, and over seeds: mean, standard deviation, and difference from the baseline of the same seed."""
-    each = [{"row": row, "seed": seed, **figures} for (row, seed), figures in found.items()]
+    figures = {key: summary(rows) for key, rows in found.items()}
+    each = [{"row": row, "seed": seed, **values} for (row, seed), values in figures.items()]
     over = []
     for row in dict.fromkeys(row for row, _ in found):
-        of_row = {seed: figures for (name, seed), figures in found.items() if name == row}
-        line: dict[str, Any] = {"row": row, "seeds": len(of_row)}
+        seeds = [seed for name, seed in found if name == row]
+        paired = [seed for seed in seeds if ("baseline", seed) in found]
+        line: dict[str, Any] = {"row": row, "seeds": len(seeds)}
         for metric in METRICS:
-            values = [figures[metric] for figures in of_row.values() if metric in figures]
-            if not values:
-                continue
-            line[metric] = statistics.fmean(values)
-            line[f"{metric}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-            base = [
-                (figures[metric], found["baseline", seed][metric])
-                for seed, figures in of_row.items()
-                if ("baseline", seed) in found
-            ]
-            line[f"{metric}_change"] = statistics.fmean(a - b for a, b in base) if base else float("nan")
+            values = [figures[row, seed][metric] for seed in seeds]
+            changes = [figures[row, seed][metric] - figures["baseline", seed][metric] for seed in paired]
+            line[metric] = mean(values)
+            line[f"{metric}_deviation"] = float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+            line[f"{metric}_change"] = mean(changes)
+        for metric in PAIRED if paired else ():
+            line[f"{metric}_percent"], line[f"{metric}_error"] = by_scene(found, row, paired, metric)
         over.append(line)
     return each, over
+
+
+def by_scene(found: Found, row: str, seeds: list[int], metric: str) -> tuple[float, float]:
+    """Percent that a scene's figure is above that of its baseline, and the standard error over scenes."""
+
+    def logs(name: str) -> np.ndarray:
+        return np.log([[scene[metric] for scene in found[name, seed]] for seed in seeds])
+
+    of_scenes = (logs(row) - logs("baseline")).mean(axis=0)
+    return 100 * math.expm1(of_scenes.mean()), 100 * float(of_scenes.std(ddof=1)) / math.sqrt(len(of_scenes))
 
 
 def main() -> None:
@@ -258,7 +278,7 @@ def main() -> None:
             report(arguments, found)
 
 
-def report(arguments: argparse.Namespace, found: Mapping[tuple[str, int], Mapping[str, float]]) -> None:
+def report(arguments: argparse.Namespace, found: Found) -> None:
     """What is known so far."""
     each, over = tables(found)
     columns = {name: (title, ".3f") for name, title in METRICS.items()}
@@ -266,7 +286,14 @@ def report(arguments: argparse.Namespace, found: Mapping[tuple[str, int], Mappin
     show("by seed", each, {"row": ("row", ""), "seed": ("seed", "d"), **columns})
     show("mean over seeds", over, {"row": ("row", ""), "seeds": ("seeds", "d"), **columns})
     show("change from the baseline of the same seed", over, {"row": ("row", ""), "seeds": ("seeds", "d"), **changes})
-    write(arguments.output / "ablation.json", arguments, {"over": over, "each": each})
+    percent = {f"{name}_{kind}": (f"{METRICS[name]} {sign}", ".1f") for name in PAIRED for kind, sign in KINDS.items()}
+    show("scene by scene, percent from its baseline", over, {"row": ("row", ""), "seeds": ("seeds", "d"), **percent})
+    scenes = [
+        {"row": row, "seed": seed, "scene": number, **figures}
+        for (row, seed), rows in found.items()
+        for number, figures in enumerate(rows)
+    ]
+    write(arguments.output / "ablation.json", arguments, {"over": over, "each": each, "scenes": scenes})
 
 
 if __name__ == "__main__":

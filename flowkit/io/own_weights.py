@@ -28,7 +28,7 @@ class OwnWeights:
     @property
     def note(self) -> str:
         """For the log and the provenance."""
-        return f"weights of {self.feature}: licence {self.licence}, {self.source}"
+        return f"{self.feature} runs on a file of yours; the official weights: licence {self.licence}, {self.source}"
 
 
 def find_own_weights(wanted: OwnWeights, given: str | Path | None = None) -> Path:
