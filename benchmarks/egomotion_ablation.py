@@ -5,9 +5,9 @@
 
 Runs of `flowkit train egoflow-cpu`, without labels, on rigid scenes of the engine: a camera drives through them, their faces
 are plain (35 %) or repeat a patch (35 %) or neither, and motions are 3 to 12 px (90th percentile), of which the baseline
-follows two thirds; of up to 48 px it follows less than half. One of `--first` steps on pictures alone makes the baseline that all
-rows begin with, as the paper trains its until it converges (0: they begin with `--init`). Every row is two more, of `--steps`
-each:
+follows two thirds; of up to 48 px it follows less than half. One of `--first` steps on pictures alone makes the baseline that
+all rows begin with, as the paper trains its until it converges (0: they begin with `--init`). Every row is two more, of
+`--steps` each:
 
     baseline    pictures alone, twice
     epipolar    with the epipolar term, twice (the paper's teacher)
