@@ -73,7 +73,7 @@ RUNS = {
     "baseline": ['until="baseline"'],
     "epipolar": ['until="epipolar"'],
     "student-alone": [*_STUDENT, "student.epipolar=0"],
-    "student": [*_STUDENT, "student.epipolar=0.1"],
+    "student": [*_STUDENT, "student.epipolar=0.25"],
 }
 """Run -> what it is told. The students keep the terms of their teachers: what differs is what the table compares."""
 SCENES = [
@@ -87,7 +87,7 @@ SCENES = [
 ]
 COMMON = [
     *("stages=[]", "batch=2", "size=96,128", "validate_every=0", "learning_rate=1.5e-4", "warmup=0.02", "ema=0.998"),
-    *("robust=true", "teacher.epipolar=0.1", "trust=0.5", "lower.delta=2e-3"),
+    *("epipolar_form=angle", "teacher.epipolar=0.25", "trust=0.5", "lower.delta=2e-3"),
 ]
 SIZE = (128, 192)
 SEED = 1 << 60

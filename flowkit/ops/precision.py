@@ -1,4 +1,4 @@
-"""In what precision flow is kept."""
+"""In what precision flow is kept, and what a device computes in."""
 
 from __future__ import annotations
 
@@ -26,3 +26,11 @@ def exactly(method: Callable[[Owner, Tensor], Tensor]) -> Callable[[Owner, Tenso
             return method(self, tensor)
 
     return without_autocast
+
+
+def emulates_bf16(device: str) -> bool:
+    """Whether bf16 is float32 rounded there, so that it only costs time: x86 CPUs without AVX512-BF16 and AMX."""
+    if torch.device(device).type != "cpu":
+        return False
+    able = getattr(torch.cpu, "get_capabilities", dict)()
+    return able.get("architecture") == "x86_64" and not (able.get("avx512_bf16") or able.get("amx_bf16"))

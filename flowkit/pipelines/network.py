@@ -138,10 +138,14 @@ class Runner:
     def load(cls, spec: ModelSpec, settings: Settings, device: str, coarse: bool = False) -> Runner:
         """On a device that exists, with the precision that suits it."""
         from flowkit.models.weights import load_network
+        from flowkit.ops.precision import emulates_bf16
 
         precision = resolve_precision(settings.precision, device)
         network = load_network(spec.name, settings.weights, device)
-        return cls(network, settings.iterations or spec.iterations, precision, coarse, settings.flip_test)
+        run = cls(network, settings.iterations or spec.iterations, precision, coarse, settings.flip_test)
+        if precision == "bf16" and emulates_bf16(device):
+            run._note("this CPU only emulates bf16, which takes several times as long; --precision fp32 is faster")
+        return run
 
     @property
     def options(self) -> dict[str, int]:

@@ -20,7 +20,7 @@ from flowkit.geometry.grids import flow_targets
 from flowkit.geometry.pose import normalise_points, recover_pose, rotation_angle, translation_angle
 from flowkit.io.weights import load_checkpoint, load_strictly
 from flowkit.losses.bilevel import Scales, UpperLevel, flow_levels, upper_level_terms
-from flowkit.losses.one_sided_epipolar import epipolar_loss
+from flowkit.losses.one_sided_epipolar import EpipolarForm, epipolar_loss
 from flowkit.losses.self_supervision import visible
 from flowkit.losses.sequence import flow_metrics
 from flowkit.synth.engine import EngineSettings
@@ -64,10 +64,12 @@ class EgoflowRecipe(Recipe):
     """The pyramid of pictures and flows."""
     lower: EssentialSettings = field(default_factory=EssentialSettings)
     """How E is found."""
-    robust: bool = False
-    """The epipolar term takes rho_c of distances in pixels, not their squares; its weight then compares with `consistency`."""
+    epipolar_form: EpipolarForm = "square"
+    """What the epipolar term takes: squared distances (the paper), rho_c of distances in pixels, or of angles to the lines."""
     trust: float = 0.0
     """The share of pixels that a pair's E must explain for it to have an epipolar term: a wrong E is worse than none."""
+    agreement: float = 180.0
+    """Degrees by which the translations of a pair's E there and E back may differ for it to have an epipolar term."""
     through: bool = True
     """Let the epipolar term change the flow by way of E, too (equation 11); else E is taken as given, as one that is known."""
     crop: tuple[int, int] = (256, 640)
@@ -175,32 +177,41 @@ class EgoflowRecipe(Recipe):
         there, back = flows.chunk(2)
         usable = visible(flows, torch.cat([back, there]))
         fit = essential_of_flow(flows, K0, K1, usable, self.lower, seed=_seed())
-        found = (fit.found & (fit.inlier_share >= self.trust)).to(flows.dtype)[:, None, None]
+        R, t = _poses(fit, flows, usable, K0, K1)
+        trusted = fit.found & (fit.inlier_share >= self.trust) & (_disagreement(R, t) <= self.agreement)
         E = fit.E if self.through else fit.E.detach()
-        term = self.upper.epipolar * epipolar_loss(flows, E, K0, K1, found, self.robust)
+        weight = trusted.to(flows.dtype)[:, None, None]
+        term = self.upper.epipolar * epipolar_loss(flows, E, K0, K1, weight, self.epipolar_form, R.to(E.dtype))
         figures = {"inliers": fit.inlier_share.float().mean(), "found": fit.found.float().mean()}
-        return term, figures | _pose_errors(fit, there, usable[: len(there)], batch)
+        return term, figures | _pose_errors(R[: len(there)], t[: len(there)], fit.found[: len(there)], batch)
 
 
 @torch.no_grad()
-def _pose_errors(fit: EssentialFit, flow: Tensor, usable: Tensor, batch: PairBatch) -> dict[str, Tensor]:
-    """`rotation` and `translation`: mean angles in degrees between what E says and the truth; 180 where there is no E."""
-    if batch.R is None or batch.t is None or batch.K0 is None or batch.K1 is None:
-        return {}
-    end = flow_targets(flow.detach())
-    start = end - flow.detach().movedim(1, -1)
+def _poses(fit: EssentialFit, flows: Tensor, usable: Tensor, K0: Tensor, K1: Tensor) -> tuple[Tensor, Tensor]:
+    """R (2B, 3, 3) and t (2B, 3) in each E, float64."""
+    end = flow_targets(flows)
+    start = end - flows.movedim(1, -1)
     points0, points1, voters = (maps[:, ::_VOTERS, ::_VOTERS].flatten(1, 2) for maps in (start, end, usable))
-    normalised = (
-        normalise_points(points0.double(), batch.K0.double()),
-        normalise_points(points1.double(), batch.K1.double()),
-    )
-    R, t, _ = recover_pose(fit.E[: len(flow)].detach().double(), *normalised, voters)
-    turned = rotation_angle(R @ batch.R.double().mT)
-    away = translation_angle(t, batch.t.double())
-    found = fit.found[: len(flow)]
-    worst = torch.full_like(turned, 180.0)
-    errors = {"rotation": turned, "translation": away}
-    return {name: torch.where(found, error, worst).float().mean() for name, error in errors.items()}
+    matches = (normalise_points(points.double(), K.double()) for points, K in ((points0, K0), (points1, K1)))
+    R, t, _ = recover_pose(fit.E.double(), *matches, voters)
+    return R, t
+
+
+def _disagreement(R: Tensor, t: Tensor) -> Tensor:
+    """(2B,): degrees between the translation of each of R, t there and back again, and that of the other."""
+    (_, R_back), (t_there, t_back) = R.chunk(2), t.chunk(2)
+    undone = -(R_back.mT @ t_back[..., None])[..., 0]
+    return translation_angle(t_there, undone).repeat(2)
+
+
+def _pose_errors(R: Tensor, t: Tensor, found: Tensor, batch: PairBatch) -> dict[str, Tensor]:
+    """`rotation` and `translation`: mean angles in degrees between R, t and the truth; 180 where there is no E."""
+    if batch.R is None or batch.t is None:
+        return {}
+    errors = {"rotation": rotation_angle(R @ batch.R.double().mT), "translation": translation_angle(t, batch.t.double())}
+    return {
+        name: torch.where(found, error, torch.full_like(error, 180.0)).float().mean() for name, error in errors.items()
+    }
 
 
 def _seed() -> int:
@@ -267,10 +278,10 @@ EGOFLOW_CPU = replace(
     crop=(192, 320),
     engine=replace(_RIGID, lighting=0.3, max_displacement=48.0),
     scales=Scales(radii=(3, 2, 2, 1, 1)),
-    robust=True,
+    epipolar_form="angle",
     trust=0.5,
-    teacher=UpperLevel(epipolar=0.1),
-    student=UpperLevel(consistency=0.0, smoothness=0.0, epipolar=0.1, occlusion=1.0),
+    teacher=UpperLevel(epipolar=0.25),
+    student=UpperLevel(consistency=0.0, smoothness=0.0, epipolar=0.25, occlusion=1.0),
     lower=EssentialSettings(delta=2e-3, hypotheses=512, held_out=1_000, iterations=30, score="objective"),
     superpixels=SuperpixelNoise(segments=100, replaced=(4, 8)),
     clip_each=True,
@@ -283,7 +294,7 @@ EGOFLOW_CPU = replace(
     validation_pairs=16,
 )
 """On two cores, from the weights of LiteFlowNetX: one crop at a time, but a large one (from small ones the coarse levels
-unlearn large pictures), fewer hypotheses, smaller patches on coarse levels, and the epipolar term as robust as the others.
+unlearn large pictures), fewer hypotheses, smaller patches on coarse levels, and an epipolar term of angles, robust as the others.
 
 E is chosen by the objective, since what the term is worth depends on how good E is. What was tried: docs/egomotion.md.
 """

@@ -25,6 +25,7 @@ from flowkit.batch import PairBatch
 from flowkit.errors import EXIT_INPUT, EXIT_PARTIAL_BATCH, FlowkitError, UsageError, is_out_of_memory
 from flowkit.io.atomic import remove_stale
 from flowkit.io.weights import write_weights
+from flowkit.ops.precision import emulates_bf16
 from flowkit.training.checkpoints import SHARD_SIZE, clear, read_checkpoint, write_checkpoint
 from flowkit.training.devices import make_fabric
 from flowkit.training.feeding import Place, WorkerLost, feed, is_lost_worker
@@ -114,6 +115,8 @@ class _Run:
         self.device = self.fabric.device
         self.stages = [recipe.at_stage(index) for index in range(max(1, len(recipe.stages)))]
         self._check_crops()
+        if recipe.precision == "bf16" and emulates_bf16(self.device.type):
+            log.warning("this CPU only emulates bf16, which takes several times as long; try --set precision=fp32")
         torch.manual_seed(recipe.seed)
         network = recipe.network()
         if plan.init is not None and not plan.resume:

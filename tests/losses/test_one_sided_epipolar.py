@@ -9,10 +9,16 @@ from flowkit.geometry.pose import normalise_points
 from flowkit.losses.one_sided_epipolar import epipolar_loss, epipolar_squares
 
 SIZE = (5, 7)
+FORMS = ("square", "distance", "angle")
 
 
 def cameras(seed=0, forward=False):
     """K0, K1, E, and the flow of a random scene before them; all (1, ...) float64."""
+    return posed(seed, forward)[:4]
+
+
+def posed(seed=0, forward=False):
+    """The same, and R."""
     make = torch.Generator().manual_seed(seed)
 
     def drawn(*shape):
@@ -27,7 +33,7 @@ def cameras(seed=0, forward=False):
     points = (pixels @ torch.linalg.inv(K0).T) * (4 + drawn(*SIZE)[..., None].abs())
     seen = (points @ R.T + t) @ K1.T
     flow = seen[..., :2] / seen[..., 2:] - pixels[..., :2]
-    return K0[None], K1[None], essential_from_pose(R, t)[None], flow.movedim(-1, 0)[None]
+    return K0[None], K1[None], essential_from_pose(R, t)[None], flow.movedim(-1, 0)[None], R[None]
 
 
 def test_the_true_flow_costs_nothing_whatever_the_depth():
@@ -79,17 +85,69 @@ def test_an_epipole_in_the_picture_keeps_it_finite():
     assert torch.isfinite(loss) and torch.isfinite(flow.grad).all()
 
 
-def test_robust_it_is_rho_of_distances_in_pixels():
+def test_as_distance_it_is_rho_of_distances_in_pixels():
     K0, K1, E, flow = cameras(4)
     there = flow + 0.3
     pixels = epipolar_squares(there, E, K0, K1) * K1[:, 0, 0, None, None].square()
     expected = float((pixels + 1e-6).pow(0.45).mean())
-    assert float(epipolar_loss(there, E, K0, K1, robust=True)) == pytest.approx(expected, rel=1e-9)
+    assert float(epipolar_loss(there, E, K0, K1, form="distance")) == pytest.approx(expected, rel=1e-9)
     grid = grid_like(flow)
     finer = torch.cat([2 * K1[:, :2], K1[:, 2:]], 1)  # image1 at twice its size: twice the pixels off
-    assert float(epipolar_loss(2 * (grid + there) - grid, E, K0, finer, robust=True)) == pytest.approx(
+    assert float(epipolar_loss(2 * (grid + there) - grid, E, K0, finer, form="distance")) == pytest.approx(
         float((4 * pixels + 1e-6).pow(0.45).mean()), rel=1e-9
     )
     assert torch.autograd.gradcheck(
-        lambda a, b: epipolar_loss(a, b, K0, K1, robust=True), (there.requires_grad_(), E.requires_grad_())
+        lambda a, b: epipolar_loss(a, b, K0, K1, form="distance"), (there.requires_grad_(), E.requires_grad_())
     )
+
+
+def of_angles(flow, E, K0, K1, R):
+    return epipolar_loss(flow, E, K0, K1, form="angle", R=R)
+
+
+def test_as_angle_it_is_rho_of_the_sine_between_line_and_translation():
+    """In the plane of image1, where a line leaves the place that a pixel would have if the camera only turned."""
+    K0, K1, E, flow, R = posed(1)
+    flow = flow + 0.4 * torch.randn(flow.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    grid = grid_like(flow)
+    pixels = torch.cat([grid, torch.ones(1, *SIZE, dtype=torch.float64)])
+    lines = torch.einsum("ij,jhw->ihw", torch.linalg.inv(K1[0]).T @ E[0] @ torch.linalg.inv(K0[0]), pixels)
+    turned = torch.einsum("ij,jhw->ihw", K1[0] @ R[0] @ torch.linalg.inv(K0[0]), pixels)
+    start = turned[:2] / turned[2]
+    assert float((lines[:2] * start).sum(0).add(lines[2]).abs().max()) < 1e-12  # it is on the line
+    moved = grid + flow[0] - start
+    across = (lines[:2] * moved).sum(0) / lines[:2].norm(dim=0)
+    squares = across**2 / (moved.square().sum(0) + 0.25)
+    assert float(of_angles(flow, E, K0, K1, R)) == pytest.approx(float((squares + 1e-6).pow(0.45).mean()), rel=1e-9)
+    with pytest.raises(ValueError, match="needs R"):
+        epipolar_loss(flow, E, K0, K1, form="angle")
+
+
+def test_a_shorter_flow_comes_nearer_to_its_line_but_not_in_angle():
+    K0, K1, E, flow, _ = posed(6, forward=True)
+    R = torch.eye(3, dtype=torch.float64)[None]
+    E = essential_from_pose(R[0], torch.tensor([0, 0, 1.0], dtype=torch.float64))[None]
+    flow = 100 * torch.randn(flow.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    K1 = K0
+    half = {form: [float(epipolar_loss(a * flow, E, K0, K1, form=form, R=R)) for a in (0.5, 1)] for form in FORMS}
+    assert half["square"][0] == pytest.approx(half["square"][1] / 4, rel=1e-6)
+    assert half["distance"][0] == pytest.approx(half["distance"][1] * 0.5**0.9, rel=1e-3)
+    assert half["angle"][0] == pytest.approx(half["angle"][1], rel=1e-3)
+
+
+def test_slopes_of_the_angle_are_those_of_differences():
+    K0, K1, E, flow, R = posed(2)
+    flow = (flow + 0.3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: of_angles(a, b, K0, K1, R), (flow, E.requires_grad_()))
+    R = R.requires_grad_()
+    of_angles(flow, E, K0, K1, R).backward()
+    assert R.grad is None
+
+
+def test_a_rotation_that_turns_pixels_out_of_sight_keeps_it_finite():
+    K0, K1, E, flow, _ = posed(3)
+    away = torch.tensor([[0, 0, 1.0], [0, 1, 0], [-1, 0, 0]], dtype=torch.float64)[None]
+    flow = (flow + 0.3).requires_grad_()
+    loss = of_angles(flow, E, K0, K1, away)
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(flow.grad).all()

@@ -96,6 +96,17 @@ def test_provenance_says_how_it_was_run(loaded):
     assert calls[0]["iterations"] == 5 and calls[0]["image0"].dtype == torch.float32 and "preset" not in run.options
 
 
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [({"architecture": "x86_64"}, 1), ({"architecture": "x86_64", "amx_bf16": True}, 0), ({"architecture": "aarch64"}, 0)],
+)
+def test_a_cpu_without_bf16_units_is_said_to_be_slow(loaded, monkeypatch, units, said):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    for precision, notes in (("bf16", said), ("fp32", 0)):
+        found = flowkit.flow(ramp(140, 150), ramp(140, 150), precision=precision, **loaded[0])
+        assert sum("emulates bf16" in note for note in found.run.notes) == notes
+
+
 def test_a_flow_to_start_from_arrives_in_cells_of_the_network(loaded):
     """It is given in original pixels; 400 px wide pictures worked at 200 have half the motion, an eighth of it a cell."""
     options, calls = loaded

@@ -134,9 +134,11 @@ def test_true_flow_gives_the_true_camera_and_pays_for_leaving_it():
     assert float(wrong["rotation"]) > float(exact["rotation"])
 
 
-def test_the_epipolar_term_draws_the_flow_towards_the_lines():
+@pytest.mark.parametrize("form", ["square", "distance", "angle"])
+def test_the_epipolar_term_draws_the_flow_towards_the_lines(form):
     """A step against its gradient lowers the term when E is found anew: the derivative through E is in it."""
-    recipe, batch = replace(SMALL, stages=(), until="epipolar", teacher=UpperLevel(0, 0, 0, 1000, 0)), scene(1)
+    only = UpperLevel(0, 0, 0, 1000, 0)
+    recipe, batch = replace(SMALL, stages=(), until="epipolar", teacher=only, epipolar_form=form), scene(1)
     noise = 0.1 * torch.randn(batch.flow.shape, generator=torch.Generator().manual_seed(2))
     flow = (batch.flow + noise).requires_grad_()
 
@@ -150,6 +152,34 @@ def test_the_epipolar_term_draws_the_flow_towards_the_lines():
     before = before.detach()
     step = 0.3 * float(before) / float(flow.grad.square().sum())
     assert float(term(flow.detach() - step * flow.grad)) < 0.85 * float(before)
+
+
+def test_a_pair_whose_ways_there_and_back_disagree_has_no_epipolar_term(monkeypatch):
+    from flowkit.training import egoflow
+
+    only = UpperLevel(0, 0, 0, 1000, 0)
+    recipe, batch = replace(SMALL, stages=(), until="epipolar", teacher=only, agreement=10.0), scene(2)
+    noise = 0.02 * torch.randn(batch.flow.shape, generator=torch.Generator().manual_seed(4))
+    poses = egoflow._poses
+
+    def term(turned, agreement):
+        """What is asked of both pairs where a camera goes back as it came, but for the turned ones."""
+
+        def found(*given):
+            R, t = poses(*given)
+            about_z = so3_exp(torch.tensor([0, 0, 20 * torch.pi / 180], dtype=t.dtype))
+            t[[len(batch) + pair for pair in turned]] @= about_z.mT
+            return R, t
+
+        monkeypatch.setattr(egoflow, "_poses", found)
+        torch.manual_seed(5)
+        asked = replace(recipe, agreement=agreement)
+        return float(asked.loss(answered(batch, noise, -batch.flow - noise), batch)["epipolar"])
+
+    both = term([], 180)
+    assert both > 0 and term([], 10) == both
+    assert term([0, 1], 30) == both and term([0, 1], 10) == 0
+    assert 0 < term([0], 10) != both  # the mean is that of the pair that is left
 
 
 def test_nothing_visible_means_no_matrix_and_a_finite_loss():
