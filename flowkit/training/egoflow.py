@@ -294,7 +294,8 @@ EGOFLOW_CPU = replace(
     validation_pairs=16,
 )
 """On two cores, from the weights of LiteFlowNetX: one crop at a time, but a large one (from small ones the coarse levels
-unlearn large pictures), fewer hypotheses, smaller patches on coarse levels, and an epipolar term of angles, robust as the others.
+unlearn large pictures), fewer hypotheses, smaller patches on coarse levels, and an epipolar term of angles, as robust as the
+other terms, which the network cannot lower by moving less.
 
 E is chosen by the objective, since what the term is worth depends on how good E is. What was tried: docs/egomotion.md.
 """
