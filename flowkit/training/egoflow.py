@@ -208,7 +208,10 @@ def _pose_errors(R: Tensor, t: Tensor, found: Tensor, batch: PairBatch) -> dict[
     """`rotation` and `translation`: mean angles in degrees between R, t and the truth; 180 where there is no E."""
     if batch.R is None or batch.t is None:
         return {}
-    errors = {"rotation": rotation_angle(R @ batch.R.double().mT), "translation": translation_angle(t, batch.t.double())}
+    errors = {
+        "rotation": rotation_angle(R @ batch.R.double().mT),
+        "translation": translation_angle(t, batch.t.double()),
+    }
     return {
         name: torch.where(found, error, torch.full_like(error, 180.0)).float().mean() for name, error in errors.items()
     }

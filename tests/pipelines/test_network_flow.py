@@ -98,7 +98,11 @@ def test_provenance_says_how_it_was_run(loaded):
 
 @pytest.mark.parametrize(
     ("units", "said"),
-    [({"architecture": "x86_64"}, 1), ({"architecture": "x86_64", "amx_bf16": True}, 0), ({"architecture": "aarch64"}, 0)],
+    [
+        ({"architecture": "x86_64"}, 1),
+        ({"architecture": "x86_64", "amx_bf16": True}, 0),
+        ({"architecture": "aarch64"}, 0),
+    ],
 )
 def test_a_cpu_without_bf16_units_is_said_to_be_slow(loaded, monkeypatch, units, said):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
