@@ -32,5 +32,5 @@ def emulates_bf16(device: str) -> bool:
     """Whether bf16 is float32 rounded there, so that it only costs time: x86 CPUs without AVX512-BF16 and AMX."""
     if torch.device(device).type != "cpu":
         return False
-    able = getattr(torch.cpu, "get_capabilities", dict)()
+    able: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return able.get("architecture") == "x86_64" and not (able.get("avx512_bf16") or able.get("amx_bf16"))

@@ -192,8 +192,8 @@ def _poses(fit: EssentialFit, flows: Tensor, usable: Tensor, K0: Tensor, K1: Ten
     end = flow_targets(flows)
     start = end - flows.movedim(1, -1)
     points0, points1, voters = (maps[:, ::_VOTERS, ::_VOTERS].flatten(1, 2) for maps in (start, end, usable))
-    matches = (normalise_points(points.double(), K.double()) for points, K in ((points0, K0), (points1, K1)))
-    R, t, _ = recover_pose(fit.E.double(), *matches, voters)
+    x0, x1 = (normalise_points(points.double(), K.double()) for points, K in ((points0, K0), (points1, K1)))
+    R, t, _ = recover_pose(fit.E.double(), x0, x1, voters)
     return R, t
 
 
