@@ -87,7 +87,7 @@ SCENES = [
 ]
 COMMON = [
     *("stages=[]", "batch=2", "size=96,128", "validate_every=0", "learning_rate=1.5e-4", "warmup=0.02", "ema=0.998"),
-    *("epipolar_form=angle", "teacher.epipolar=0.25", "trust=0.5", "lower.delta=2e-3"),
+    *("epipolar_form=angle", "teacher.epipolar=0.25", "trust=0.5", "agreement=180", "lower.delta=2e-3"),
 ]
 SIZE = (128, 192)
 SEED = 1 << 60

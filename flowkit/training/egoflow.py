@@ -283,6 +283,7 @@ EGOFLOW_CPU = replace(
     scales=Scales(radii=(3, 2, 2, 1, 1)),
     epipolar_form="angle",
     trust=0.5,
+    agreement=5.0,
     teacher=UpperLevel(epipolar=0.25),
     student=UpperLevel(consistency=0.0, smoothness=0.0, epipolar=0.25, occlusion=1.0),
     lower=EssentialSettings(delta=2e-3, hypotheses=512, held_out=1_000, iterations=30, score="objective"),
