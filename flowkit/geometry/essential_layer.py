@@ -139,6 +139,6 @@ def _chosen(counted: Tensor, settings: EssentialSettings, seed: int) -> Tensor:
     """The numbers of the pixels to fit to, and to test on, in random order; drawn on the CPU, whatever the device."""
     index = torch.nonzero(counted)[:, 0]
     most = settings.drawn + settings.held_out if settings.drawn else len(index)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(index), generator=generator)[:most]
+    generator = torch.Generator("cpu").manual_seed(seed)
+    order = torch.randperm(len(index), generator=generator, device="cpu")[:most]
     return index[order.to(index.device)]

@@ -52,13 +52,13 @@ def essential_ransac(
     check("normalised0", normalised0, "N", 2)
     check_same("normalised0", normalised0, "normalised1", normalised1)
     check_same("test0", test0, "test1", test1)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     best = normalised0.new_zeros(0, 3, 3, dtype=torch.float64)
     highest = normalised0.new_zeros(0, dtype=torch.float32)
     needed, drawn = hypotheses, 0
     while drawn < needed:
         count = min(AT_ONCE if confidence is None else EARLY, hypotheses - drawn)
-        chosen = torch.randint(len(normalised0), (count, 5), generator=generator).to(normalised0.device)
+        chosen = torch.randint(len(normalised0), (count, 5), generator=generator, device="cpu").to(normalised0.device)
         drawn += count
         E, found = five_point(normalised0[chosen], normalised1[chosen], polish=0)
         E = torch.cat([best, E[found]])

@@ -86,7 +86,7 @@ def _constraints(basis: Tensor) -> Tensor:
 def _collecting() -> Tensor:
     """(64, 20): which products of three of x, y, z, w are which monomial."""
     monomials = (*_ELIMINATED, *_LEFT)
-    table = torch.zeros(64, len(monomials), dtype=torch.float64)
+    table = torch.zeros(64, len(monomials), dtype=torch.float64, device="cpu")
     for row, factors in enumerate(product("xyzw", repeat=3)):
         name = "".join(sorted(factors, key="xyzw".index))
         table[row, monomials.index(name)] = 1

@@ -75,11 +75,11 @@ class EssentialMatrices:
 def _essential_derivatives() -> tuple[Tensor, Tensor]:
     """(5, 3, 3) and (5, 5, 3, 3) float64: first and second derivatives of the chart at 0, where U and V are 1."""
     half = 0.5**0.5
-    eye = torch.eye(3, dtype=torch.float64)
-    none = torch.zeros(3, dtype=torch.float64)
+    eye = torch.eye(3, dtype=torch.float64, device="cpu")
+    none = torch.zeros(3, dtype=torch.float64, device="cpu")
     left = skew(torch.stack([eye[0], eye[1], half * eye[2], none, none]))
     right = skew(torch.stack([none, none, -half * eye[2], eye[0], eye[1]]))
-    middle = torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
+    middle = torch.diag(torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64, device="cpu"))
     first = left @ middle - middle @ right
     products = left[:, None] @ left @ middle / 2 - left[:, None] @ middle @ right + middle @ right[:, None] @ right / 2
     return first, products + products.transpose(0, 1)

@@ -219,7 +219,7 @@ def _pose_errors(R: Tensor, t: Tensor, found: Tensor, batch: PairBatch) -> dict[
 
 def _seed() -> int:
     """From torch's generator, which the loop has seeded with the number of the batch."""
-    return int(torch.randint(2**31, ()))
+    return int(torch.randint(2**31, (), device="cpu"))
 
 
 class Mixed:

@@ -182,6 +182,35 @@ def test_a_pair_whose_ways_there_and_back_disagree_has_no_epipolar_term(monkeypa
     assert 0 < term([0], 10) != both  # the mean is that of the pair that is left
 
 
+@pytest.mark.parametrize("form", ["square", "distance", "angle"])
+def test_all_is_made_on_the_device_of_the_flow(form):
+    """What forgets to say where would be made on `meta` here, which mixes with nothing; on a GPU it would be left on the CPU."""
+    recipe, batch = replace(SMALL, stages=(), until="epipolar", epipolar_form=form, agreement=90.0), scene()
+    noise = 0.02 * torch.randn(batch.flow.shape, generator=torch.Generator().manual_seed(6))
+    found = []
+    for elsewhere in (torch.device("cpu"), torch.device("meta")):
+        prediction = answered(batch, noise)
+        prediction.flow.requires_grad_()
+        torch.manual_seed(7)
+        with elsewhere:
+            loss = recipe.loss(prediction, batch)["loss"]
+            loss.backward()
+        found.append((loss.detach(), prediction.flow.grad))
+    assert found[0][0] > 0
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_finds_the_same_loss():
+    recipe, batch = replace(SMALL, stages=(), until="epipolar", epipolar_form="angle"), scene()
+    found = []
+    for device in ("cpu", "cuda"):
+        torch.manual_seed(8)
+        there = batch.to(device)
+        found.append(float(recipe.loss(answered(there, 0.01), there)["loss"]))
+    assert found[1] == pytest.approx(found[0], rel=1e-4)
+
+
 def test_nothing_visible_means_no_matrix_and_a_finite_loss():
     recipe, batch = replace(SMALL, stages=(), until="epipolar"), scene()
     lost = recipe.loss(answered(batch, backward=batch.flow + 9), batch)
