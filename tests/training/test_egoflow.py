@@ -184,7 +184,7 @@ def test_a_pair_whose_ways_there_and_back_disagree_has_no_epipolar_term(monkeypa
 
 @pytest.mark.parametrize("form", ["square", "distance", "angle"])
 def test_all_is_made_on_the_device_of_the_flow(form):
-    """What forgets to say where would be made on `meta` here, which mixes with nothing; on a GPU it would be left on the CPU."""
+    """What forgets to say where would be made on `meta` here, which mixes with nothing; with a GPU, on the CPU."""
     recipe, batch = replace(SMALL, stages=(), until="epipolar", epipolar_form=form, agreement=90.0), scene()
     noise = 0.02 * torch.randn(batch.flow.shape, generator=torch.Generator().manual_seed(6))
     found = []
