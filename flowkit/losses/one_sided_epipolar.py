@@ -48,14 +48,15 @@ def epipolar_loss(
       camera that only drives; this does not. It needs `R` (B, 3, 3), the rotation in E, which gets no gradient: ValueError
       without.
     """
-    values = epipolar_squares(flow, E, K0, K1)
+    x0, x1 = _matches(flow, K0, K1)
+    values = _line_squares(E, x0, x1)
     if form != "square":
         pixels = K1[:, 0, 0].to(values.dtype).square()[:, None, None]
         values = values * pixels
         if form == "angle":
             if R is None:
                 raise ValueError("the angle to the epipolar line needs R")
-            values = values / (_translation_squares(flow, R, K0, K1) * pixels + _SHORT**2)
+            values = values / (_translation_squares(R, x0, x1) * pixels + _SHORT**2)
         values = rho(values)
     if weight is None:
         return values.mean()
@@ -64,8 +65,12 @@ def epipolar_loss(
 
 def epipolar_squares(flow: Tensor, E: Tensor, K0: Tensor, K1: Tensor) -> Tensor:
     """(B, H, W): that squared distance of each pixel, (x'^T E x)^2 / ((E x)_1^2 + (E x)_2^2). Near the epipole it is finite."""
-    check("E", E, len(flow), 3, 3)
-    x0, x1 = _matches(flow, K0, K1)
+    return _line_squares(E, *_matches(flow, K0, K1))
+
+
+def _line_squares(E: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
+    """(B, H, W): the squared distance of x1 from the line E x0."""
+    check("E", E, len(x0), 3, 3)
     lines = torch.einsum("bij,bjhw->bihw", E.to(x0.dtype), x0)
     residual = (lines * x1).sum(1)
     normal = lines[:, :2].square().sum(1)
@@ -73,10 +78,9 @@ def epipolar_squares(flow: Tensor, E: Tensor, K0: Tensor, K1: Tensor) -> Tensor:
     return residual.square() / normal.maximum(floor)
 
 
-def _translation_squares(flow: Tensor, R: Tensor, K0: Tensor, K1: Tensor) -> Tensor:
-    """(B, H, W): the squared length, normalised, of what is left of a flow without the camera's rotation."""
-    check("R", R, len(flow), 3, 3)
-    x0, x1 = _matches(flow, K0, K1)
+def _translation_squares(R: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
+    """(B, H, W): the squared length, normalised, of what is left of a flow x0 -> x1 without the camera's rotation."""
+    check("R", R, len(x0), 3, 3)
     turned = torch.einsum("bij,bjhw->bihw", R.detach().to(x0.dtype), x0)
     # A wrong R may turn pixels out of sight; what is left of their flow is then long, but finite.
     return (x1 - turned / turned[:, 2:].clamp_min(_GRAZING))[:, :2].square().sum(1)
