@@ -1,11 +1,13 @@
 """RANSAC-Flow's ablation: what the coarse stage, the fine one and several homographies each add, on real pairs.
 
     .venv/bin/python benchmarks/ransac_flow.py ROOT [--models ransac-flow,dis] [--weights FILE] [--rules official,paper]
-        [--datasets oxford,hpatches,homogr,evd,middlebury,middlebury-stereo,middlebury-2006,kitti,wxbs] [--output FILE.json]
+        [--features xfeat-dense] [--datasets oxford,hpatches,homogr,evd,middlebury,middlebury-stereo,middlebury-2006,kitti,wxbs]
+        [--output FILE.json]
 
 ROOT is laid out as for `flowkit bench pairs`. Each pair is aligned (image0 the target, image1 the source) by each `model` of
-the fine stage with one homography and with several, and as `flowkit align --rules` joins them where rules are given. "coarse"
-is the first homography alone, "coarse, several" the homographies each where it was chosen.
+the fine stage with one homography and with several, and as `flowkit align --rules` does where rules are given: `--models ""
+--features xfeat-dense --rules official` is RANSAC-Flow as its authors run it, but for the features and the weights. "coarse" is
+the first homography alone, "coarse, several" the homographies each where it was chosen.
 
 EPE is the mean over pairs of the mean end-point error over all pixels with truth, in original pixels; of homographies over
 those pixels that the true one lands inside image1. "5px" is the share of these pixels that err by less than 5 px; of wxbs it
@@ -37,16 +39,19 @@ DATASETS = "oxford,hpatches,homogr,evd,middlebury,middlebury-stereo,middlebury-2
 CLOSE = 5.0
 
 
-def variants(models: list[str], rules: list[str], weights: Path | None) -> dict[str, dict[str, Any]]:
+def variants(models: list[str], rules: list[str], weights: Path | None, features: str | None) -> dict[str, dict[str, Any]]:
     """What is tried, by name: options of `align`."""
     tried: dict[str, dict[str, Any]] = {}
-    for model in models:
-        own = {"model": model, **({"weights": weights} if model == "ransac-flow" and weights else {})}
-        tried[model] = own
-        tried[f"{model}, several"] = {**own, "multi_h": True}
+    for model, rule in [*((model, None) for model in models), *(("ransac-flow", rule) for rule in rules)]:
+        own: dict[str, Any] = {"model": model, "features": features, "rules": rule}
         if model == "ransac-flow":
-            tried |= {f"{model}, several, {each}": {**own, "multi_h": True, "rules": each} for each in rules}
+            own["weights"] = weights
+        tried |= {_named(model, several, rule): {**own, "multi_h": several} for several in (False, True)}
     return tried
+
+
+def _named(what: str, several: bool, rule: str | None) -> str:
+    return ", ".join([what, *(["several"] if several else []), *([rule] if rule else [])])
 
 
 def judged(sample: Sample, image0: Image, image1: Image, uv: np.ndarray) -> Row:
@@ -73,7 +78,7 @@ def judged(sample: Sample, image0: Image, image1: Image, uv: np.ndarray) -> Row:
 def pairs(sample: Sample, tried: dict[str, dict[str, Any]], device: str) -> Iterator[Row]:
     """One row for each variant, and for its homographies alone."""
     image0, image1 = read_image(sample.image0), read_image(sample.image1)
-    coarse: set[bool] = set()
+    coarse: set[str] = set()
     for name, options in tried.items():
         started = time.perf_counter()
         found: Alignment = align(image1, image0, device=device, **options)
@@ -85,11 +90,10 @@ def pairs(sample: Sample, tried: dict[str, dict[str, Any]], device: str) -> Iter
             "homographies": len(found.homographies),
             "seconds": seconds,
         }
-        several = bool(options.get("multi_h"))
-        if several not in coarse and "rules" not in options:
-            coarse.add(several)
-            alone = judged(sample, image0, image1, coarse_flow(found))
-            yield {**about, "method": "coarse, several" if several else "coarse", **alone}
+        homographies = _named("coarse", options["multi_h"], options["rules"])
+        if homographies not in coarse:
+            coarse.add(homographies)
+            yield {**about, "method": homographies, **judged(sample, image0, image1, coarse_flow(found))}
         yield {**about, "method": name, **judged(sample, image0, image1, found.flow.uv)}
 
 
@@ -121,11 +125,12 @@ def main() -> None:
     parser.add_argument("--models", type=names, default=names("ransac-flow,dis"))
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--rules", type=names, default=[])
+    parser.add_argument("--features")
     parser.add_argument("--datasets", type=names, default=names(DATASETS))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
-    tried = variants(arguments.models, arguments.rules, arguments.weights)
+    tried = variants(arguments.models, arguments.rules, arguments.weights, arguments.features)
     found = find_samples(arguments.root, ("flow", "homography", "matching"), arguments.datasets)
     rows: list[Row] = []
     for sample in (each for samples in found.values() for each in samples):

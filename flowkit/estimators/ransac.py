@@ -12,6 +12,7 @@ import numpy as np
 
 from flowkit.estimators.points import clean, collinear, distinct
 from flowkit.estimators.significance import significant
+from flowkit.estimators.tukey import refit_homography
 from flowkit.types import Fit, Size, Status
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ LEAST_DETERMINANT = 1e-6
 """Of a matrix of unit norm, in coordinates from -1 to 1: below it the plane collapses onto a line."""
 CHUNK_ELEMENTS = 4_000_000
 """Samples times matches that are scored at a time: 48 MB."""
-POLISHES = 10
-"""Weighted refits of the best sample at most."""
 
 Threshold = float | tuple[float, float]
 """Pixels of image1: the radius of a disc, or the (x, y) half axes of an ellipse."""
@@ -53,7 +52,7 @@ def fit_homography_ransac(
 
     The error is one-sided, |x1 - H x0| in image1, and a point that H sends through infinity or turns over is an outlier.
     Of `iterations` draws of four, those with a match drawn twice are left out; the sample with the most inliers wins, the
-    first of equals. `polish` then refits to the inliers by weighted least squares; without it, with `official_threshold` and
+    first of equals. `polish` then refits it (`estimators.tukey`); without it, with `official_threshold` and
     the sizes of the images (else the points' extent is taken for them) these are the official rules. `chunk` samples are
     scored at a time (None: as memory allows). `residuals` are one-sided, too.
 
@@ -87,7 +86,8 @@ def fit_homography_ransac(
     if best is None:
         return failure(Status.DEGENERATE)
     if polish:
-        best = _polished(best, unit0, unit1, bound)
+        refitted = refit_homography(best, unit0, unit1, bound)
+        best = best if refitted is None else refitted
     matrix = np.linalg.inv(_affine(*to_unit1)) @ best.cpu().numpy() @ _affine(*to_unit0)
     errors = _errors(matrix, known0, known1)
     residuals[finite] = np.linalg.norm(errors, axis=1)
@@ -175,39 +175,6 @@ def _best(points0: Tensor, points1: Tensor, samples: Tensor, bound: Tensor, chun
         if most_here > most:
             best, most = H[int(torch.nonzero(counts == most_here)[0])], most_here
     return best
-
-
-def _polished(matrix: Tensor, points0: Tensor, points1: Tensor, bound: Tensor) -> Tensor:
-    """Refitted to the points within `bound` by least squares under Tukey's weights, until these settle."""
-    import torch
-
-    from flowkit.geometry.homography import fit_dlt
-
-    best, best_score = matrix, -1.0
-    for _ in range(POLISHES + 1):
-        weights = _tukey(matrix, points0, points1, bound)
-        score = float(weights.sum())
-        if score <= best_score * (1 + 1e-9) or int((weights > 0).sum()) < 4:
-            break
-        best, best_score = matrix, score
-        # The algebraic error is the geometric one times w: divided out, what is minimised is in image1's units.
-        depth = torch.cat([points0, torch.ones_like(points0[:, :1])], dim=1) @ matrix[2]
-        matrix = fit_dlt(points0, points1 / bound, weights / depth.square().clamp(min=1e-12))
-        matrix = torch.cat([matrix[:2] * bound[:, None], matrix[2:]])
-        if not torch.isfinite(matrix).all():
-            break
-        matrix = matrix / torch.linalg.matrix_norm(matrix)
-        matrix = matrix * torch.where(determinant(matrix) < 0, -1, 1)
-    return best
-
-
-def _tukey(matrix: Tensor, points0: Tensor, points1: Tensor, bound: Tensor) -> Tensor:
-    """(N,) weights from 1 where (3, 3) `matrix` is right to 0 at `bound` and behind it."""
-    import torch
-
-    mapped = torch.cat([points0, torch.ones_like(points0[:, :1])], dim=1) @ matrix.T
-    error = ((mapped[:, :2] / mapped[:, 2:] - points1) / bound).square().sum(dim=1)
-    return (1 - error).clamp(min=0).square().where(mapped[:, 2] > 0, 0)
 
 
 def _opposite(points: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flowkit.estimators.tukey import refit_homography
 from flowkit.pipelines.dis import dis_flow
 from flowkit.pipelines.prepare import resized
 from flowkit.pipelines.seeding import round_trip_error
@@ -29,6 +30,9 @@ def refine_homography(rgb0: np.ndarray, rgb1: np.ndarray, matrix: np.ndarray, ro
     `rgb0`, `rgb1` (H, W, 3) uint8 at the original sizes that `matrix` is for.
     """
     import cv2
+    import torch
+
+    from flowkit.geometry.homography import normalise
 
     size0: Size = rgb0.shape[:2]
     scale = min(1.0, MAX_SIDE / max(size0))
@@ -50,10 +54,17 @@ def refine_homography(rgb0: np.ndarray, rgb1: np.ndarray, matrix: np.ndarray, ro
         row, column = row[::step], column[::step]
         points0 = np.column_stack([column, row]).astype(np.float64)
         points1 = project(refined @ to_full, points0 + forward[row, column])
-        fitted = fit_tukey(project(to_full, points0), points1, refined, bound / scale)
+        fitted = refit_homography(
+            torch.from_numpy(refined),
+            torch.from_numpy(project(to_full, points0)),
+            torch.from_numpy(points1),
+            bound / scale,
+            rounds=6,
+            least=50,
+        )
         if fitted is None:
             return None
-        refined = fitted
+        refined = normalise(fitted).numpy()
     return refined
 
 
@@ -84,30 +95,6 @@ def unaliased(picture: np.ndarray, matrix: np.ndarray, size: Size) -> tuple[np.n
         if shrunk[0] < full[0] and shrunk[1] < full[1]:
             return resized(picture, shrunk), resize_matrix(full, shrunk) @ matrix
     return picture, matrix
-
-
-def fit_tukey(
-    points0: np.ndarray, points1: np.ndarray, start: np.ndarray, bound: float, rounds: int = 6
-) -> np.ndarray | None:
-    """Homography by iteratively reweighted DLT from `start`; matches further than `bound` px off have no say."""
-    import torch
-
-    from flowkit.geometry.homography import fit_dlt, normalise
-
-    p0, p1 = torch.as_tensor(points0), torch.as_tensor(points1)
-    matrix = start
-    for _ in range(rounds):
-        error = np.linalg.norm(project(matrix, points0) - points1, axis=1)
-        weight = np.where(error < bound, (1 - np.minimum(error / bound, 1) ** 2) ** 2, 0)
-        if (weight > 0).sum() < 50:
-            return None
-        # DLT minimises w * error; dividing by w makes that pixels.
-        depth = np.column_stack([points0, np.ones(len(points0))]) @ matrix[2]
-        fitted = normalise(fit_dlt(p0, p1, torch.as_tensor(weight / depth**2))).numpy()
-        if not np.isfinite(fitted).all():
-            return None
-        matrix = fitted
-    return matrix
 
 
 def project(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
