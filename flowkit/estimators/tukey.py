@@ -16,7 +16,7 @@ ROUNDS = 10
 def refit_homography(
     start: Tensor, points0: Tensor, points1: Tensor, bound: Tensor | float, *, rounds: int = ROUNDS, least: int = 4
 ) -> Tensor | None:
-    """(3, 3) with x1 ~ H x0, norm 1, near `start`, from points (N, 2); None where fewer than `least` of them lie within `bound`.
+    """(3, 3) with x1 ~ H x0, norm 1, near `start`, from points (N, 2); None where fewer than `least` are within `bound` of it.
 
     The error is |x1 - H x0| in image1; `bound`, in its units (a radius, or (2,) half axes in x and y), is where Tukey's
     biweight comes to 0. Reweighted up to `rounds` times, as long as the weights grow and at least `least` points have one.

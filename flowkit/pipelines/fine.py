@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from flowkit.pipelines.filling import fill
 from flowkit.pipelines.matching_cost import MatchingCost, pixel_grid
 from flowkit.pipelines.refinement import project, unaliased, warp_onto
 from flowkit.pipelines.seeding import densify, round_trip_error, without_specks
+from flowkit.pipelines.side_by_side import both
 from flowkit.types import Size
 
 MARGIN = 0.12
@@ -152,12 +154,15 @@ def dis_pair(points: tuple[np.ndarray, np.ndarray] | None = None) -> PairFlow:
         import cv2
 
         grey0, grey1 = (cv2.cvtColor(i, cv2.COLOR_RGB2GRAY) for i in (frame, warped))
-        forward, backward = dis_flow(grey0, grey1), dis_flow(grey1, grey0)
+        forward, backward = both(partial(dis_flow, grey0, grey1), partial(dis_flow, grey1, grey0))
         if points is None:
             return Motion(forward, backward)
         dense = densify(frame, warped, *points, [(forward, backward)], valid)
-        forward = variational_refinement(grey0, grey1, dense.forward)
-        return Motion(forward, variational_refinement(grey1, grey0, dense.backward))
+        refined = both(
+            partial(variational_refinement, grey0, grey1, dense.forward),
+            partial(variational_refinement, grey1, grey0, dense.backward),
+        )
+        return Motion(*refined)
 
     return pair_flow
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from flowkit.io.weights import metadata
 from flowkit.models.registry import ModelSpec, model_spec
 from flowkit.pipelines.auto import AUTO, auto_flow, refuse_options
 from flowkit.pipelines.dis import PRESETS, dis_flow, variational_refinement
-from flowkit.pipelines.match import FeatureChoice, match
+from flowkit.pipelines.match import FeatureChoice, chosen_features, import_features, match
 from flowkit.pipelines.network import Answer, Settings, check_settings, network_flow
 from flowkit.pipelines.prepare import Resize, load_pair, resized, resized_image, scaled_points, size_note, working_size
 from flowkit.pipelines.seeding import densify
@@ -24,7 +25,9 @@ INITS = ("none", "coarse", "matches")
 SEED_FEATURES = "sift+xfeat+xfeat*"
 """For seeding a dense flow many points count more than few good ones: the neighbours vouch for each other."""
 SMALL_SIDE = 700
-"""Below this longer side the seeds are searched at twice the size, which finds about twice as many."""
+"""Below this longer side the seeds are searched at twice the size, which finds about twice as many ..."""
+DOUBLING = {"sift"}
+"""... except by what does so by itself: four times the size finds no more that is true, and takes a second."""
 MAX_PIXELS = {"fine": 12e6, "fast": 24e6}
 """Largest working size of DIS, both directions within 4 GB."""
 
@@ -257,10 +260,37 @@ def _initial(initial: np.ndarray, pair: tuple[Image, Image], size: Size) -> tupl
 def seed_matches(
     image0: Image, image1: Image, features: FeatureChoice = SEED_FEATURES, device: str = "auto", seed: int = 0
 ) -> Matches:
-    """Matches to seed a dense flow with: small images are searched at twice their size."""
+    """Matches to seed a dense flow with: small images are searched at twice their size, unless a feature does so itself."""
+    from flowkit.features.matching import merge
+
     longest = max(*image0.size, *image1.size)
-    resize = 2 * longest if longest < SMALL_SIDE else None
-    return match(image0, image1, features=features, resize=resize, device=device, seed=seed)
+    chosen = chosen_features(features)
+    if longest >= SMALL_SIDE:
+        return match(image0, image1, features=chosen, device=device, seed=seed)
+    import_features(chosen)
+    sizes: tuple[tuple[list[str], Resize], ...] = (
+        ([part for part in chosen.parts if part in DOUBLING], None),
+        ([part for part in chosen.parts if part not in DOUBLING], 2 * longest),
+    )
+    found = [
+        match(image0, image1, features=replace(chosen, names="+".join(parts)), resize=resize, device=device, seed=seed)
+        for parts, resize in sizes
+        if parts
+    ]
+    return replace(merge(found), run=_together([each.run for each in found if each.run is not None], chosen.names))
+
+
+def _together(runs: Sequence[Run], features: str) -> Run:
+    """What matching the parts of `features` in turn took."""
+    seconds = {name: sum(run.seconds.get(name, 0) for run in runs) for run in runs for name in run.seconds}
+    return replace(
+        runs[-1],
+        method=features,
+        options={**runs[-1].options, "features": features},
+        weights={name: sha256 for run in runs for name, sha256 in run.weights.items()},
+        seconds=seconds,
+        notes=tuple(dict.fromkeys(note for run in runs for note in run.notes)),
+    )
 
 
 def _in_original_pixels(answer: Answer, pair: tuple[Image, Image], size: Size, run: Run) -> Flow:

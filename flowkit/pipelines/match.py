@@ -66,8 +66,7 @@ def match(
     check_guide(guide, guide_radius)
     pair = load_pair(image0, image1)
     chosen = chosen_features(features, feature_weights)
-    kornia = ("kornia.feature",) if "xfeat" in chosen.names else ()
-    import_ahead("torch", *kornia, "scipy.spatial")  # seconds; SIFT works without
+    import_features(chosen)
     device = resolve_device(device)
     masks = chosen_masks(pair, mask0, mask1)
     work = working_pair(pair, resize)
@@ -132,6 +131,12 @@ def _guided(
         notes=(*(note for matcher in matchers for note in matcher.notes), *flows.notes),
     )
     return replace(found, run=run)
+
+
+def import_features(chosen: FeatureSet) -> None:
+    """Begins to import what these need, which takes seconds; SIFT works without."""
+    kornia = ("kornia.feature",) if "xfeat" in chosen.names else ()
+    import_ahead("torch", *kornia, "scipy.spatial")
 
 
 def working_pair(pair: tuple[Image, Image], resize: Resize) -> tuple[Image, Image]:

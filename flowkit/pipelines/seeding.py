@@ -145,7 +145,7 @@ def spread(
     """The cheapest flow at every pixel: (H, W, 2) float32 and its cost (H, W).
 
     Each pixel tries the planes of its `tries` nearest matches and the dense `candidates` (whose motion travels as a shift),
-    then takes over neighbours' choices at distances 32, 16, ... 1 in four directions, and once more at 8 ... 1.
+    then takes over neighbours' choices at distances 32, 16, ... 1 in four directions, and once more at 4 and 1.
     """
     import cv2
 
@@ -170,7 +170,7 @@ def spread(
             choice.attempt(corner + inside_x * along_x + inside_y * along_y, along_x, along_y)
     for flow in candidates:
         choice.attempt(grid + flow, np.zeros_like(grid) + right, np.zeros_like(grid) + down)
-    for step in (32, 16, 8, 4, 2, 1, 8, 4, 2, 1):
+    for step in (32, 16, 8, 4, 2, 1, 4, 1):
         for vertical in (True, False):
             choice.hand_on(step, vertical)
             choice.hand_on(-step, vertical)
