@@ -39,7 +39,9 @@ DATASETS = "oxford,hpatches,homogr,evd,middlebury,middlebury-stereo,middlebury-2
 CLOSE = 5.0
 
 
-def variants(models: list[str], rules: list[str], weights: Path | None, features: str | None) -> dict[str, dict[str, Any]]:
+def variants(
+    models: list[str], rules: list[str], weights: Path | None, features: str | None
+) -> dict[str, dict[str, Any]]:
     """What is tried, by name: options of `align`."""
     tried: dict[str, dict[str, Any]] = {}
     for model, rule in [*((model, None) for model in models), *(("ransac-flow", rule) for rule in rules)]:
