@@ -117,7 +117,12 @@ def align(
         layers += [fine.layer(matrix, around=points) for matrix, points in zip(models[1:], near, strict=True)]
         joined = join(layers, fine.picture, fine.plane)
     if network is not None:
-        run = replace(run, weights={**run.weights, **network.weights}, options={**run.options, **network.options})
+        run = replace(
+            run,
+            weights={**run.weights, **network.weights},
+            options={**run.options, **network.options},
+            notes=tuple(dict.fromkeys((*run.notes, *network.notes))),
+        )
     flow, regions = original_flow(joined.residual, joined.choice, models, size, target_image.size)
     confidence = _enlarged(joined.confidence, target_image.size) * allowed(Flow(flow, source_image.size), masks)
     seconds = {"coarse": coarse_done - started, "fine": time.perf_counter() - coarse_done}

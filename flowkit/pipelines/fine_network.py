@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from flowkit.models.registry import ModelSpec
 from flowkit.pipelines.fine import Motion
-from flowkit.pipelines.network import Settings, check_settings, network_flow
+from flowkit.pipelines.network import Runner, Settings, check_settings, network_flow
 from flowkit.pipelines.prepare import resolve_device
 
 if TYPE_CHECKING:
@@ -32,11 +33,12 @@ class FineNetwork:
         self._spec, self._settings, self._device = spec, settings, device
         self.weights: Mapping[str, str] = {}
         self.options: Mapping[str, object] = {}
+        self.notes: tuple[str, ...] = ()
 
     def __call__(self, frame: np.ndarray, warped: np.ndarray, valid: np.ndarray) -> Motion:
         """Flows there and back."""
         answer = network_flow(frame, warped, self._spec, self._settings, device=self._device, bidirectional=True)
-        self.weights, self.options = answer.weights, answer.options
+        self.weights, self.options, self.notes = answer.weights, answer.options, answer.notes
         assert answer.backward is not None
         return Motion(_last(answer.forward), _last(answer.backward))
 
@@ -48,13 +50,13 @@ class FineAligner(FineNetwork):
 
     def __init__(self, spec: ModelSpec, settings: Settings, device: str) -> None:
         super().__init__(spec, settings, device)
-        from flowkit.models.weights import load_network
-
-        loaded = load_network(spec.name, settings.weights, resolve_device(device))
-        self._module = _folded(cast("FineAlign", loaded.module))
-        self._device, self.weights = loaded.device, loaded.weights
-        self._half = HALVES.get(settings.precision)
-        self.options = {"precision": settings.precision if self._half else "fp32"}
+        if settings.precision == "auto":
+            settings = replace(settings, precision="fp32")
+        run = Runner.load(spec, settings, resolve_device(device))
+        self._module = _folded(cast("FineAlign", run.network.module))
+        self._device, self.weights = run.network.device, run.network.weights
+        self._half = HALVES.get(run.precision)
+        self.options, self.notes = {"precision": run.precision}, tuple(run.notes)
         self._kept: dict[tuple[int, ...], tuple[np.ndarray, Tensor]] = {}
 
     def __call__(self, frame: np.ndarray, warped: np.ndarray, valid: np.ndarray) -> Motion:

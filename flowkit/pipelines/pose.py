@@ -29,6 +29,11 @@ NOISE, LEAST_NOISE = 6.0, 0.1
 """A homography may then miss by so many times the pose's median residual, which is four standard deviations; and in pixels at
 least."""
 
+WEAK = 0.3
+"""Share of the matches that agree with a pose below which other draws must find it again."""
+DRAWS, SAME_DEG = 2, 10.0
+"""So many of them, turned by no more than this: chance finds other poses each time, a hundred degrees away."""
+
 FLAGS = {"iterations": "iters", "feature_weights": "feature-weights"}
 LEAST_SHARE = 0.01
 """Of the picture, masks aside, that a dense flow must be confident of (RANSAC-Flow accepts a homography for as much)."""
@@ -144,16 +149,27 @@ def from_matches(
     """The pose behind given matches, judged for degeneracy; `estimator` has `fit_relative_pose`'s contract.
 
     A homography that explains the inliers within twice the threshold makes the scene planar; `by_noise` within what the pose
-    itself leaves of them: where parallaxes are small but many, as of a dense flow or from frame to frame.
+    itself leaves of them: where parallaxes are small but many, as of a dense flow or from frame to frame. A pose on few of
+    the matches that other draws do not find again is none: `no_overlap`.
     """
     points0, points1 = matches.points0, matches.points1
     fit = estimator(points0, points1, K0, K1, threshold=threshold, seed=seed)
+    weak, sure = WEAK * len(matches), True
+    if fit.model is not None and fit.inliers.sum() < weak:
+        others = (estimator(points0, points1, K0, K1, threshold=threshold, seed=seed + k + 1) for k in range(DRAWS))
+        sure = all(other.model is not None and _alike(fit.model, other.model) for other in others)
+        if not sure:
+            fit = replace(fit, model=None, inliers=np.zeros(len(matches), bool), status=Status.NO_OVERLAP)
     bound = 2 * threshold
     if by_noise and fit.model is not None:
         bound = min(bound, max(NOISE * float(np.median(fit.residuals[fit.inliers])), LEAST_NOISE))
     flat = fit_homography(points0, points1, threshold=bound, seed=seed)
     flat_count = int(flat.inliers.sum())
-    if flat.model is not None and (fit.model is None or flat_count >= PLANAR_SHARE * fit.inliers.sum()):
+    if (
+        flat.model is not None
+        and (sure or flat_count >= weak)
+        and (fit.model is None or flat_count >= PLANAR_SHARE * fit.inliers.sum())
+    ):
         rotation = rotation_of(flat.model, K0, K1, points0[flat.inliers], points1[flat.inliers], bound)
         if rotation is not None:
             return _answer(matches, K0, K1, threshold, Status.DEGENERATE, "pure_rotation", flat, R=rotation)
@@ -164,6 +180,12 @@ def from_matches(
     if fit.model is None:
         return _answer(matches, K0, K1, threshold, fit.status, "none", fit)
     return _answer(matches, K0, K1, threshold, Status.OK, "none", fit, R=fit.model[:, :3], t=fit.model[:, 3])
+
+
+def _alike(pose: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two [R | t] turn alike; translations may differ where there is little of them."""
+    cosine = (np.trace(pose[:, :3].T @ other[:, :3]) - 1) / 2
+    return bool(np.degrees(np.arccos(np.clip(cosine, -1, 1))) <= SAME_DEG)
 
 
 def rotation_of(

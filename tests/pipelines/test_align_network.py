@@ -81,3 +81,18 @@ def test_dense_matches_follow_the_flow_where_it_comes_back(nudge):
     assert (found.points1[:, 1] >= -0.5).all() and (found.points1[:, 0] <= 399.5).all()
     moved = found.points0[:, 0]
     assert moved.max() - moved.min() > 350
+
+
+def test_the_fine_network_computes_in_what_is_asked_for_and_says_what_that_costs(monkeypatch):
+    from flowkit.ops import precision
+
+    source, target = pictures()
+    options = {"model": "ransac-flow", "device": "cpu", "features": "sift"}
+    with pytest.raises(UsageError, match="--precision fp16"):
+        flowkit.align(source, target, precision="fp16", **options)
+    monkeypatch.setattr(precision, "emulates_bf16", lambda device: True)
+    plain, half = (flowkit.align(source, target, precision=name, **options) for name in ("auto", "bf16"))
+    assert [found.run.options["precision"] for found in (plain, half)] == ["fp32", "bf16"]
+    assert [sum("emulates bf16" in note for note in found.run.notes) for found in (plain, half)] == [0, 1]
+    inner = np.s_[:, 30:-30, 30:-30]
+    assert 0 < np.abs(plain.flow.uv - half.flow.uv)[inner].mean() < 0.5

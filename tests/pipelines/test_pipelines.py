@@ -8,7 +8,7 @@ from flowkit.errors import InputError, UsageError
 from flowkit.pipelines.filling import fill
 from flowkit.pipelines.pose import from_matches as pose_from_matches
 from flowkit.pipelines.seeding import Planes, densify, locally_consistent
-from flowkit.types import Image, Matches, Status
+from flowkit.types import Fit, Image, Matches, Status
 
 cv2 = pytest.importorskip("cv2")
 
@@ -197,6 +197,22 @@ def test_pose_names_pure_rotation_and_planes():
     plane = pose_from_matches(matches_of(seen(flat), seen(flat, TURN, t) + noise), K, K, 1.0)
     assert (plane.status, plane.degeneracy) == (Status.OK, "planar")
     assert np.isfinite(plane.R).all() and np.linalg.norm(plane.t) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("turns", "status"), [((0, 3, -3), Status.OK), ((0, 0, 40), Status.NO_OVERLAP)])
+def test_a_pose_on_few_matches_must_be_found_again_by_other_draws(turns, status):
+    rng = np.random.default_rng(0)
+    points0, points1 = rng.uniform(0, 400, (2, 500, 2))
+    few = np.arange(500) < 100
+
+    def estimator(*_, threshold, seed):
+        turn = np.eye(3)
+        turn[:2, :2] = cv2.getRotationMatrix2D((0, 0), turns[seed - 5], 1)[:, :2]
+        return Fit(np.column_stack([turn, [1.0, 0, 0]]), few, Status.OK, np.where(few, 0.1, 50.0), threshold, "drawn")
+
+    found = pose_from_matches(matches_of(points0, points1), K, K, 1.0, seed=5, estimator=estimator)
+    assert found.status is status and (found.R is None) == (status is not Status.OK)
+    assert found.matches.inliers.sum() == (100 if status is Status.OK else 0)
 
 
 def test_pose_without_intrinsics_says_what_to_give(photo):

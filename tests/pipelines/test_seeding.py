@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from flowkit.pipelines import flow as flow_pipeline
+from flowkit.pipelines.match import match
 from flowkit.pipelines.matching_cost import OUTSIDE_COST, MatchingCost, pixel_grid
 from flowkit.pipelines.seeding import Planes, spread
+from flowkit.types import Image
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +56,29 @@ def test_pictures_smaller_than_the_steps(texture, size):
     small = np.ascontiguousarray(texture[: size[0], : size[1]])
     flow, cost = spread(MatchingCost(small, small), None, [np.zeros((*size, 2), np.float32)])
     assert (flow == 0).all() and cost.max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("height", "features", "looks"), [(400, "xfeat+sift", {"sift": None, "xfeat": 800}), (800, "sift", {"sift": None})]
+)
+def test_small_pictures_are_doubled_but_for_sift_which_does_so_itself(monkeypatch, height, features, looks):
+    seen = {}
+
+    def recorded(*pair, **options):
+        seen[str(options["features"])] = options.get("resize")
+        return match(*pair, **options)
+
+    monkeypatch.setattr(flow_pipeline, "match", recorded)
+    picture = (
+        np.random.default_rng(0).integers(0, 256, (height // 8, height // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    )
+    pair = Image(picture), Image(np.roll(picture, 6, axis=1))
+    found = flow_pipeline.seed_matches(*pair, features, "cpu")
+    assert seen == looks
+    assert found.run is not None and found.run.method == features and found.run.options["features"] == features
+    assert found.size0 == (height, height) and set(found.origins) == set(looks)
+    for kind, name in enumerate(found.origins):
+        motion = (
+            (found.points1 - found.points0)[found.origin == kind] if len(looks) > 1 else found.points1 - found.points0
+        )
+        assert np.median(motion, axis=0) == pytest.approx((6, 0), abs=0.3), name
