@@ -37,8 +37,11 @@ def fit_homography(
     seed: int = 0,
     min_inliers: int = 8,
     iterations: int = ITERATIONS,
+    refit: bool = True,
 ) -> Fit:
     """H with x1 ~ H x0 from (N, 2) pixel points of both images; `threshold` is the inlier bound in pixels.
+
+    `refit` by least squares to the matches within half of it; without, the answer is OpenCV's own.
 
     Degenerate when the inliers are (nearly) collinear or the matrix folds or mirrors the plane on them; no_overlap when
     fewer than `min_inliers` distinct points agree. Never raises on bad geometry.
@@ -59,7 +62,9 @@ def fit_homography(
     matrix = _call(cv2, usac, points0[finite], points1[finite])
     if matrix is None or abs(matrix[2, 2]) < 1e-12 or not np.isfinite(matrix).all():
         return _failure(Status.DEGENERATE, residuals, threshold)
-    matrix = _refitted(matrix / matrix[2, 2], points0[finite], points1[finite], REFIT * threshold)
+    matrix = matrix / matrix[2, 2]
+    if refit:
+        matrix = _refitted(matrix, points0[finite], points1[finite], REFIT * threshold)
     residuals[finite] = transfer_error(matrix, points0[finite], points1[finite])
     inliers = residuals <= threshold
     if distinct(points0[inliers], points1[inliers]) < min_inliers or not significant(

@@ -123,6 +123,9 @@ class Choice:
 
 
 ALIGN = "align --multi-h"
+ALIGN_RANSAC_FLOW = "align --multi-h --model ransac-flow"
+ALIGNMENTS: Mapping[str, str] = MappingProxyType({ALIGN: "dis", ALIGN_RANSAC_FLOW: "ransac-flow"})
+"""The model of the fine stage of each."""
 DENSE: Mapping[str, tuple[str, str | None]] = MappingProxyType(
     {
         "dis --init matches": ("dis", "matches"),
@@ -130,7 +133,7 @@ DENSE: Mapping[str, tuple[str, str | None]] = MappingProxyType(
         "life-small": ("life-small", None),
     }
 )
-"""The model and the start of each method that is not ALIGN."""
+"""The model and the start of each of the other methods."""
 FALLBACK = "dis --init matches"
 """Where ALIGN finds no homography: PCK .1 of PF-WILLOW 27 %, as liteflownet2; life-small 23, begun with matches 24."""
 
@@ -220,8 +223,9 @@ def auto_flow(
     judged = time.perf_counter() - started
     options: dict[str, Any] = {"bidirectional": bidirectional, "resize": resize, "device": device, "seed": seed}
     found = None
-    if choice.method == ALIGN:
-        found = by_alignment((image0, image1), Settings(), model="dis", features=features, **options)
+    if choice.method in ALIGNMENTS:
+        model = ALIGNMENTS[choice.method]
+        found = by_alignment((image0, image1), Settings(), model=model, features=features, **options)
         assert found.run is not None
         if not _answers(found):
             status = found.run.options["status"]

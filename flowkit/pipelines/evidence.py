@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from flowkit.pipelines.filling import smoothed
 from flowkit.pipelines.refinement import project
 from flowkit.pipelines.seeding import locally_consistent, nearest
 from flowkit.types import Matches
 
 REACH = 0.04
 """Sigma over which a match speaks, as a share of the picture's shorter side."""
+EDGE = 0.5
+"""Change of the three colours together, of 1 each, that a match has as hard a way across as `REACH`."""
 PRIOR = 30.0
 """Squared pixels of motion, of one match nearby, that weigh as much as what all matches say together."""
 EACH = 4.0
@@ -72,14 +75,12 @@ class Evidence:
         """What is left to do after a flow (H, W, 2)."""
         return replace(self, residual=self.residual - _at(flow, self.points))
 
-    def weight(self, flow: np.ndarray) -> np.ndarray:
+    def weight(self, flow: np.ndarray, picture: np.ndarray) -> np.ndarray:
         """(H, W) in [0, 1]: the share of `flow` (H, W, 2) that the matches around a pixel moved, by least squares.
 
-        The sum of <residual, flow> over that of <flow, flow>, over matches weighted by their distance; where there are none
-        it goes over to that of all matches, or to 0 on a `plane`.
+        The sum of <residual, flow> over that of <flow, flow>, over matches weighted by their distance, which is longer across
+        the edges of `picture` (H, W, 3) uint8; where there are none it goes over to that of all matches, or to 0 on a `plane`.
         """
-        import cv2
-
         found = _at(flow, self.points)
         near = np.minimum(np.linalg.norm(self.residual - found, axis=1), np.linalg.norm(self.residual, axis=1)) < FAR
         height, width = flow.shape[:2]
@@ -91,7 +92,7 @@ class Evidence:
         sums = np.zeros((height, width, 2), np.float32)
         np.add.at(sums, (row[near], column[near]), np.stack([along, length], axis=1))
         sigma = REACH * min(height, width)
-        sums = cv2.GaussianBlur(sums, (0, 0), sigma) * (2 * np.pi * sigma**2)
+        sums = smoothed(sums, picture, sigma, EDGE) * (2 * np.pi * sigma**2)
         return _share(sums[..., 0] + PRIOR * overall, sums[..., 1] + PRIOR).astype(np.float32)
 
 

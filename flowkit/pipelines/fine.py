@@ -120,7 +120,7 @@ def fine_layer(
         residual = residual * trusted[..., None].astype(np.float32)
         evidence = evidence.moved(pad)
         evidence = evidence if before is None else evidence.after(before)
-        residual = residual * evidence.weight(residual)[..., None]
+        residual = residual * evidence.weight(residual, frame)[..., None]
     there_x, there_y = x + residual[..., 0], y + residual[..., 1]
     seen = cv2.remap(valid.astype(np.uint8), there_x, there_y, cv2.INTER_NEAREST) > 0
     error[~seen | ~np.isfinite(error)] = np.inf

@@ -99,8 +99,9 @@ def settle(
     """The best homography that a rough one leads to, None when rematching does not bear the rough one out.
 
     The images are matched again in the common view, ROUNDS times. Two fits are made from what is found: one robust fit to all
-    matches, and its dense refinement. The one that all matches together agree with more is kept: on a plane that is the
-    refined one, which has a say everywhere; on a bent or stepped surface DIS follows the surface, and the matches win.
+    matches, and its dense refinement. Where all matches together agree with that more than with the fit before it was made
+    the most of, it is kept: on a plane it has a say everywhere; on a bent or stepped surface DIS follows the surface, and the
+    matches win.
     """
     again: Rematched | None = None
     for _ in range(ROUNDS):
@@ -116,9 +117,10 @@ def settle(
     if fitted.matrix is None:
         return None
     refined = refine_homography(image0.rgb8, image1.rgb8, fitted.matrix)
-    if refined is None or _agreement(refined, everything, threshold) <= _agreement(
-        fitted.matrix, everything, threshold
-    ):
+    drawn = fit_homography(everything.points0, everything.points1, threshold=threshold, seed=seed, refit=False).model
+    if refined is None or drawn is None:
+        return fitted
+    if _agreement(refined, everything, threshold) <= _agreement(drawn, everything, threshold):
         return fitted
     near = transfer_error(refined, everything.points0, everything.points1) <= threshold
     return replace(fitted, matrix=refined, refined=True, matches=replace(everything, inliers=near))

@@ -12,6 +12,7 @@ from flowkit.types import Image, Matches
 
 SIZE = (100, 160)
 FLOW = np.broadcast_to(np.float32([6, -2]), (*SIZE, 2)).copy()
+PLAIN = np.full((*SIZE, 3), 128, np.uint8)
 LEFT, RIGHT = np.s_[46:55, 11:20], np.s_[46:55, 141:150]
 
 
@@ -27,18 +28,18 @@ def told(share: float, **options: bool) -> Evidence:
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_as_much_of_the_flow_counts_as_the_matches_have_moved(share: float) -> None:
-    weight = told(share).weight(FLOW)
+    weight = told(share).weight(FLOW, PLAIN)
     assert weight.shape == SIZE
     assert weight[LEFT] == pytest.approx(share, abs=0.05)
     assert weight[RIGHT] == pytest.approx(share, abs=0.05)  # where nobody speaks, what they say on the whole
 
 
 def test_motion_the_other_way_counts_as_none() -> None:
-    assert told(-1.0).weight(FLOW)[LEFT].max() == 0
+    assert told(-1.0).weight(FLOW, PLAIN)[LEFT].max() == 0
 
 
 def test_on_a_plane_the_homography_is_believed_where_no_match_speaks() -> None:
-    weight = told(1.0, plane=True).weight(FLOW)
+    weight = told(1.0, plane=True).weight(FLOW, PLAIN)
     assert weight[LEFT].min() > 0.9
     assert weight[RIGHT].max() < 0.01
 
@@ -46,26 +47,36 @@ def test_on_a_plane_the_homography_is_believed_where_no_match_speaks() -> None:
 def test_each_place_hears_its_own_matches() -> None:
     still = np.zeros((40, 2), np.float32)
     both = Evidence(np.concatenate([spots(15), spots(145)]), np.concatenate([told(1.0).residual, still]))
-    weight = both.weight(FLOW)
+    weight = both.weight(FLOW, PLAIN)
     assert weight[LEFT].min() > 0.9
     assert weight[RIGHT].max() < 0.1
+
+
+def test_matches_are_hardly_heard_across_an_edge_of_the_picture() -> None:
+    edged = PLAIN.copy()
+    edged[:, 24:] = 30
+    alone = told(1.0, plane=True)
+    beyond = np.s_[46:55, 25:29]
+    assert alone.weight(FLOW, PLAIN)[beyond].min() > 0.3
+    assert alone.weight(FLOW, edged)[beyond].max() < 0.1
+    assert alone.weight(FLOW, edged)[LEFT].min() > 0.9
 
 
 def test_other_surfaces_and_places_out_of_the_picture_are_not_heard() -> None:
     elsewhere = Evidence(spots(15), np.float32(np.tile([-40.0, 30.0], (40, 1))), plane=True)
     outside = Evidence(spots(15) - 200, told(1.0).residual, plane=True)
-    assert elsewhere.weight(FLOW).max() == 0
-    assert outside.weight(FLOW).max() == 0
-    assert Evidence(np.zeros((0, 2)), np.zeros((0, 2), np.float32)).weight(FLOW).max() == 0
+    assert elsewhere.weight(FLOW, PLAIN).max() == 0
+    assert outside.weight(FLOW, PLAIN).max() == 0
+    assert Evidence(np.zeros((0, 2)), np.zeros((0, 2), np.float32)).weight(FLOW, PLAIN).max() == 0
 
 
 def test_what_was_done_before_is_done() -> None:
     """Half of the motion is known: of the same flow again only what is left may count."""
-    assert told(1.0).after(FLOW / 2).weight(FLOW)[LEFT] == pytest.approx(0.5, abs=0.05)
+    assert told(1.0).after(FLOW / 2).weight(FLOW, PLAIN)[LEFT] == pytest.approx(0.5, abs=0.05)
 
 
 def test_points_go_along_when_the_picture_begins_further_out() -> None:
-    weight = told(1.0, plane=True).moved(30).weight(FLOW)
+    weight = told(1.0, plane=True).moved(30).weight(FLOW, PLAIN)
     assert weight[76:85, 41:50].min() > 0.9
     assert weight[LEFT].max() < 0.01
 
