@@ -157,7 +157,7 @@ RULES = (
     Rule(ALIGN, lambda r: not r.known, "only {agreeing} of {matches} matches agree"),
     # graf 1.3 and HPatches 1.6, life-small 70 and 45; homogr 5.1.
     Rule(
-        ALIGN,
+        ALIGN_RANSAC_FLOW,
         lambda r: (
             r.displacement_share > 0.2 or abs(r.rotation_deg) > 10 or abs(np.log(r.scale)) > 0.22 or r.stretch > 1.25
         ),
@@ -166,7 +166,7 @@ RULES = (
     ),
     # HPatches 1-2 and 1-3: 1.1 and 2.6, life-small 2.7 and 5.1.
     Rule(
-        ALIGN,
+        ALIGN_RANSAC_FLOW,
         lambda r: r.planarity > 0.6 and (r.displacement_share > 0.05 or r.light < SAME_LIGHT),
         "{planarity:.0%} of the matches lie on one plane",
     ),

@@ -8,7 +8,7 @@ import pytest
 import flowkit
 from flowkit.errors import UsageError
 from flowkit.pipelines import auto
-from flowkit.pipelines.auto import ALIGN, FALLBACK, KEYPOINTS, Regime, choose, judge
+from flowkit.pipelines.auto import ALIGN, ALIGN_RANSAC_FLOW, FALLBACK, KEYPOINTS, Regime, choose, judge
 from flowkit.types import Image
 
 cv2 = pytest.importorskip("cv2")
@@ -99,12 +99,12 @@ def test_nothing_is_made_up_where_nothing_agrees(photo, unrelated):
         ("dis --init matches", {}),
         ("dis --init matches", {"planarity": 0.9}),
         (ALIGN, {"agreeing": 3}),
-        (ALIGN, {"rotation_deg": -30}),
-        (ALIGN, {"scale": 0.6}),
-        (ALIGN, {"scale": 1.6}),
-        (ALIGN, {"stretch": 1.8}),
-        (ALIGN, {"displacement_share": 0.4}),
-        (ALIGN, {"displacement_share": 0.1, "planarity": 0.9}),
+        (ALIGN_RANSAC_FLOW, {"rotation_deg": -30}),
+        (ALIGN_RANSAC_FLOW, {"scale": 0.6}),
+        (ALIGN_RANSAC_FLOW, {"scale": 1.6}),
+        (ALIGN_RANSAC_FLOW, {"stretch": 1.8}),
+        (ALIGN_RANSAC_FLOW, {"displacement_share": 0.4}),
+        (ALIGN_RANSAC_FLOW, {"displacement_share": 0.1, "planarity": 0.9}),
         ("life-small", {"light": 0.6}),
         ("raft-xfeat --init matches", {"displacement_share": 0.1}),
     ],
@@ -117,7 +117,7 @@ def test_each_regime_has_its_method(method, changes):
 
 def test_every_method_of_the_table_can_be_run():
     methods = {rule.method for rule in auto.RULES} | {FALLBACK}
-    assert methods - {ALIGN} <= set(auto.DENSE)
+    assert methods <= set(auto.DENSE) | set(auto.ALIGNMENTS)
 
 
 # --- the flow ----------------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def test_a_small_shift_is_found_and_explained(photo):
 def test_a_turned_and_smaller_picture_is_aligned_both_ways(photo):
     matrix = turn(40, 0.7, photo)
     found = flowkit.flow(photo, warped(photo, matrix), bidirectional=True, features="sift", device="cpu", seed=3)
-    assert found.run.method == ALIGN and error(found.uv, matrix) < 0.5
+    assert found.run.method == ALIGN_RANSAC_FLOW and error(found.uv, matrix) < 0.5
     assert error(found.backward.uv, np.linalg.inv(matrix), 120) < 0.5
     assert found.run.seed == 3 and found.backward.run.options["auto"] == found.run.options["auto"]
 
