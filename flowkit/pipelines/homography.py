@@ -198,9 +198,9 @@ def _cells_only(features: FeatureChoice | None) -> bool:
     return features is not None and set(chosen_features(features).parts) <= set(CELLS)
 
 
-def from_matches(matches: Matches, threshold: float, seed: int = 0) -> Homography:
-    """The robust fit alone."""
-    fit = fit_homography(matches.points0, matches.points1, threshold=threshold, seed=seed)
+def from_matches(matches: Matches, threshold: float, seed: int = 0, *, refit: bool = True) -> Homography:
+    """The robust fit alone, `refit` by least squares or not."""
+    fit = fit_homography(matches.points0, matches.points1, threshold=threshold, seed=seed, refit=refit)
     judged = replace(matches, inliers=fit.inliers)
     if fit.model is not None and not _plausible(fit.model, matches):
         return Homography(

@@ -99,9 +99,9 @@ def settle(
     """The best homography that a rough one leads to, None when rematching does not bear the rough one out.
 
     The images are matched again in the common view, ROUNDS times. Two fits are made from what is found: one robust fit to all
-    matches, and its dense refinement. Where all matches together agree with that more than with the fit before it was made
-    the most of, it is kept: on a plane it has a say everywhere; on a bent or stepped surface DIS follows the surface, and the
-    matches win.
+    matches, and its dense refinement. The one that all matches together agree with more is kept: on a plane that is the
+    refined one, which has a say everywhere; on a bent or stepped surface DIS follows the surface, and the matches win. The
+    robust fit is MAGSAC's own: one made the most of by least squares would win by this measure whatever is true.
     """
     again: Rematched | None = None
     for _ in range(ROUNDS):
@@ -113,14 +113,13 @@ def settle(
     assert again is not None
     # Every match has a say in the original pixels: the view weighs squeezed parts less than the images do.
     everything = deduplicate(merge([*(replace(m, inliers=None) for m in pool), again.matches]))
-    fitted = from_matches(everything, threshold, seed)
+    fitted = from_matches(everything, threshold, seed, refit=False)
     if fitted.matrix is None:
         return None
     refined = refine_homography(image0.rgb8, image1.rgb8, fitted.matrix)
-    drawn = fit_homography(everything.points0, everything.points1, threshold=threshold, seed=seed, refit=False).model
-    if refined is None or drawn is None:
-        return fitted
-    if _agreement(refined, everything, threshold) <= _agreement(drawn, everything, threshold):
+    if refined is None or _agreement(refined, everything, threshold) <= _agreement(
+        fitted.matrix, everything, threshold
+    ):
         return fitted
     near = transfer_error(refined, everything.points0, everything.points1) <= threshold
     return replace(fitted, matrix=refined, refined=True, matches=replace(everything, inliers=near))
@@ -207,7 +206,7 @@ def rematch(
     column0, row0 = np.rint(found.points0).astype(int).T
     column1, row1 = np.rint(found.points1).astype(int).T
     found = select(found, inner[row0, column0] & inner[row1, column1])
-    fit = fit_homography(found.points0, found.points1, threshold=VIEW_BOUND, seed=seed)
+    fit = fit_homography(found.points0, found.points1, threshold=VIEW_BOUND, seed=seed, refit=False)
     if fit.model is None:
         return None
     back0, back1 = np.linalg.inv(view.to_view0), np.linalg.inv(view.to_view1)
@@ -254,7 +253,8 @@ def _candidates(sources: list[Matches], threshold: float, seed: int) -> Iterator
     """Rough homographies: every source by itself, exactly and then roughly, the most inliers first."""
     for bound in (threshold, ROUGH * threshold):
         fits = [
-            fit_homography(m.points0, m.points1, threshold=bound, seed=seed, min_inliers=MIN_ROUGH) for m in sources
+            fit_homography(m.points0, m.points1, threshold=bound, seed=seed, min_inliers=MIN_ROUGH, refit=False)
+            for m in sources
         ]
         for fit in sorted(fits, key=lambda fit: -int(fit.inliers.sum())):
             if fit.model is not None:
