@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Never
@@ -68,9 +67,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> Never:
     """Entry point of the command `flowkit`."""
-    code = run()
-    gc.freeze()  # or Python looks through all that torch has made for garbage once more: a third of a second
-    sys.exit(code)
+    sys.exit(run())
 
 
 def _usage(error: BaseException) -> FlowkitError | None:
