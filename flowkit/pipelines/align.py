@@ -19,11 +19,11 @@ from flowkit.errors import UsageError
 from flowkit.estimators.magsac import fit_homography
 from flowkit.estimators.ransac import fit_homography_ransac, official_threshold
 from flowkit.pipelines.evidence import believable, errors, one_plane
-from flowkit.pipelines.fine import join
 from flowkit.pipelines.fine_network import FineAligner
 from flowkit.pipelines.fine_stage import FineStage, fine_network, fine_size
 from flowkit.pipelines.flow import SEED_FEATURES, seed_matches
 from flowkit.pipelines.homography import EFFORTS, default_threshold, find, from_matches
+from flowkit.pipelines.joining import join, landing
 from flowkit.pipelines.masks import MaskChoice, Masks, allowed, chosen_masks, masked_matches
 from flowkit.pipelines.match import FeatureChoice, chosen_features, match
 from flowkit.pipelines.multi_homography import RULES, Fitter, Rules, aggregated, homographies_in_turn
@@ -111,11 +111,18 @@ def align(
         models, layers = homographies_in_turn(matches, first, fit, fine.layer, limit, threshold)
         joined = aggregated(layers, limit)
     else:
-        models = [found.matrix, *(further_homographies(matches, found.matrix, threshold, seed) if multi_h else [])]
+        models = [found.matrix]
+        if multi_h and not fine.plane:
+            models += further_homographies(matches, found.matrix, threshold, seed)
         near = [matches.points0[errors(matches, matrix) <= threshold] for matrix in models[1:]]
         layers = [fine.layer(found.matrix, seeds=matches if multi_h else None)]
         layers += [fine.layer(matrix, around=points) for matrix, points in zip(models[1:], near, strict=True)]
-        joined = join(layers, fine.picture, fine.plane)
+        to_full = np.linalg.inv(resize_matrix(target_image.size, size))
+        landings = [
+            landing(layer.residual, matrix @ to_full, source_image.size)
+            for layer, matrix in zip(layers, models, strict=True)
+        ]
+        joined = join(layers, landings, fine.picture, fine.plane)
     if network is not None:
         run = replace(
             run,

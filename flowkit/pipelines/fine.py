@@ -1,4 +1,4 @@
-"""The fine stage of an alignment: dense flow on a pair that a homography has brought together, and how layers are joined.
+"""The fine stage of an alignment: dense flow on a pair that a homography has brought together.
 
 Target picture, source picture and homography in; residual flow on the target's grid, its error and its matching cost out,
 whatever finds the flow: DIS, any network, or the one that RANSAC-Flow has for it (pipelines/fine_network.py).
@@ -6,7 +6,7 @@ whatever finds the flow: DIS, any network, or the one that RANSAC-Flow has for i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,29 +14,16 @@ import numpy as np
 
 from flowkit.pipelines.dis import dis_flow, variational_refinement
 from flowkit.pipelines.evidence import Evidence
-from flowkit.pipelines.filling import fill
 from flowkit.pipelines.matching_cost import MatchingCost, pixel_grid
 from flowkit.pipelines.refinement import project, unaliased, warp_onto
-from flowkit.pipelines.seeding import densify, round_trip_error, without_specks
+from flowkit.pipelines.seeding import densify, round_trip_error
 from flowkit.pipelines.side_by_side import both
 from flowkit.types import Size
 
 MARGIN = 0.12
 """The warped source is drawn this share of the longer side beyond the target's frame: depth moves things across it."""
-SWITCH_COST = 0.02
-"""How much cheaper (of a census cost between 0 and 0.5) a later homography must be to take a pixel over."""
-NETWORK_SWITCH_COST = 0.1
-"""The same under a flow that knows its matchability: a network's, whose cells are coarse, fits its own homography less well."""
-MIN_SHARE = 0.003
-"""Regions of a homography smaller than this share of the picture are given back."""
-AGREES = 1.5
-"""Forward-backward error in working pixels up to which the two directions agree."""
 LOST = 3.0
 """Forward-backward error at which what is found has little weight against what was there before."""
-MAINLAND_SHARE, ISLAND_SHARE, ISLAND_COST = 0.01, 0.001, 2.0
-"""Islands of agreement between these shares of the picture must not cost more than so many times the mainland's median."""
-RIM = 4
-"""Working pixels around what is hidden to which the flow there has smeared over."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +49,6 @@ class Layer:
 
         sure = None if self.matchability is None else placed(self.matchability, 0)
         return Layer(placed(self.residual, 0), placed(self.error, np.inf), placed(self.cost, 1), sure)
-
-
-@dataclass(frozen=True)
-class Joined:
-    """One residual flow from several layers; `choice` (H, W) int16 says which, `confidence` (H, W) in [0, 1]."""
-
-    residual: np.ndarray
-    choice: np.ndarray
-    confidence: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -165,86 +143,3 @@ def dis_pair(points: tuple[np.ndarray, np.ndarray] | None = None) -> PairFlow:
         return Motion(*refined)
 
     return pair_flow
-
-
-def join(layers: Sequence[Layer], guide: np.ndarray, plane: bool = False) -> Joined:
-    """Each pixel takes the layer of least cost among those whose two directions agree, the first one where none does.
-
-    What no layer explains, the source does not show. There the flow goes on from the surroundings, layer by layer, up to the
-    edges of `guide`, the target (H, W, 3) uint8, or as the homography has it where all is one `plane`; its confidence is nil.
-    """
-    first = layers[0]
-    smallest = max(60, int(MIN_SHARE * first.cost.size))
-    cheaper = SWITCH_COST if first.matchability is None else NETWORK_SWITCH_COST
-    choice = np.zeros(first.cost.shape, np.int16)
-    best = np.where(first.error < AGREES, first.cost, first.cost + 0.3)
-    for k, layer in enumerate(layers[1:], 1):
-        trusted = without_specks(layer.error < AGREES, smallest)
-        take = without_specks(trusted & (layer.cost < best - cheaper), smallest)
-        choice[take] = k
-        best[take] = layer.cost[take]
-    residual = _chosen([layer.residual for layer in layers], choice)
-    error = _chosen([layer.error for layer in layers], choice)
-    agreed = error < AGREES
-    known = _without_chance_islands(agreed, _chosen([layer.cost for layer in layers], choice))
-    confidence = np.exp(-0.5 * np.minimum(error, 1e3) ** 2)
-    lost = without_specks(~known, 30)
-    # The rim of large hidden parts is not to be gone on from.
-    lost |= _dilated(without_specks(~known, smallest), RIM)
-    confidence[lost | (agreed & ~known)] = 0
-    if plane:
-        residual[lost & (choice == 0)] = 0
-    elif lost.any() and not lost.all():
-        residual, choice = _continued([layer.residual for layer in layers], choice, lost, guide)
-    return Joined(residual, choice, confidence.astype(np.float32))
-
-
-def _chosen(values: Sequence[np.ndarray], choice: np.ndarray) -> np.ndarray:
-    """(H, W, ...) of each pixel's layer."""
-    result = values[0].copy()
-    for k, value in enumerate(values[1:], 1):
-        result[choice == k] = value[choice == k]
-    return result
-
-
-def _without_chance_islands(agreed: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """`agreed` less small islands in what is not agreed on, unless they match about as well as the mainland.
-
-    Where a part of the target is hidden in the source, its texture finds something like it elsewhere, and both directions
-    may agree on that.
-    """
-    import cv2
-
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(agreed.astype(np.uint8), connectivity=4)
-    area = stats[:, cv2.CC_STAT_AREA]
-    large = area >= MAINLAND_SHARE * agreed.size
-    large[0] = False
-    if not large.any():
-        return agreed
-    limit = ISLAND_COST * np.median(cost[large[labels]])
-    keep = large.copy()
-    for k in range(1, count):
-        if not large[k] and area[k] >= max(60, ISLAND_SHARE * agreed.size):
-            keep[k] = np.median(cost[labels == k]) <= limit
-    return keep[labels]
-
-
-def _continued(
-    residuals: Sequence[np.ndarray], choice: np.ndarray, lost: np.ndarray, guide: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Residual flow and choice with the `lost` pixels filled in: the layer that is nearest within edges, and its flow."""
-    kept = [(choice == k) & ~lost for k in range(len(residuals))]
-    shares = fill(np.dstack(kept).astype(np.float32), ~lost, guide)
-    choice = np.where(lost, shares.argmax(axis=2), choice).astype(np.int16)
-    residual = _chosen(residuals, choice)
-    for k, keep in enumerate(kept):
-        here = lost & (choice == k)
-        if here.any():
-            residual[here] = fill(residuals[k], keep, guide)[here]
-    return residual, choice
-
-
-def _dilated(mask: np.ndarray, radius: int) -> np.ndarray:
-    import cv2
-
-    return cv2.dilate(mask.astype(np.uint8), np.ones((2 * radius + 1,) * 2, np.uint8)) > 0

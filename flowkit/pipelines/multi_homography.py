@@ -1,7 +1,7 @@
 """RANSAC-Flow's loop over homographies: a coarse alignment, its fine flow, what is matchable under it, the next one.
 
 Shen et al., RANSAC-Flow, ECCV 2020, section 3.3; the official code differs from the paper (spec.md 9.4, 9.6), so there are two
-sets of rules, and a third for driving scenes. flowkit's own way of joining homographies is in pipelines/fine.py (`join`).
+sets of rules, and a third for driving scenes. flowkit's own way of joining homographies is in pipelines/joining.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from flowkit.pipelines.fine import Joined, Layer
+from flowkit.pipelines.fine import Layer
+from flowkit.pipelines.joining import Joined
 from flowkit.pipelines.refinement import project
 from flowkit.pipelines.seeding import without_specks
 from flowkit.types import Fit, Matches

@@ -106,7 +106,8 @@ def test_nothing_is_made_up_where_nothing_agrees(photo, unrelated):
         (ALIGN_RANSAC_FLOW, {"displacement_share": 0.4}),
         (ALIGN_RANSAC_FLOW, {"displacement_share": 0.1, "planarity": 0.9}),
         ("life-small", {"light": 0.6}),
-        ("raft-xfeat --init matches", {"displacement_share": 0.1}),
+        (ALIGN, {"displacement_share": 0.1}),
+        (ALIGN, {"displacement_share": 0.4, "light": 0.6}),
     ],
 )
 def test_each_regime_has_its_method(method, changes):
