@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Never
 
 import typer
@@ -66,8 +68,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def main() -> Never:
-    """Entry point of the command `flowkit`."""
-    sys.exit(run())
+    """Entry point of the command `flowkit`.
+
+    Leaves without taking the interpreter apart, which with torch loaded takes a third of a second, unless there are
+    processes to end.
+    """
+    code = run()
+    processes = sys.modules.get("multiprocessing")
+    if processes is None or not processes.active_children():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed: `run` has said so
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _usage(error: BaseException) -> FlowkitError | None:
