@@ -54,7 +54,7 @@ def align(
     max_flow: options.MaxFlow = None,
     legend: options.Legend = False,
     *,
-    dense: options.Dense,
+    dense: options.DenseAlign,
     masks: Masks,
     feature_files: options.FeatureFiles,
     compute: options.Compute,

@@ -203,7 +203,29 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class DenseFlow(Dense):
+class DenseAlign(Dense):
+    """The same for the fine stage of an alignment, which may choose."""
+
+    model: Annotated[
+        str,
+        Option(
+            help="Dense method of the fine stage; auto: ransac-flow where all is one plane, else dis.",
+            rich_help_panel=METHOD,
+        ),
+    ] = "dis"
+
+    def arguments(self) -> dict[str, Any]:
+        """As above; UsageError beside `auto` for what only some methods take."""
+        if self.model != "auto":
+            return super().arguments()
+        from flowkit.pipelines.auto import refuse_options
+
+        refuse_options({NETWORK_OPTIONS[name]: value for name, value in self.network_arguments().items()})
+        return {"model": self.model}
+
+
+@dataclass(frozen=True)
+class DenseFlow(DenseAlign):
     """Which dense method, and all that can be said about running a network."""
 
     model: Annotated[
@@ -230,15 +252,6 @@ class DenseFlow(Dense):
         tile = self.tile if self.tile_size is None else self.tile_size
         flip_test = self.flip_test or None
         return {**super().network_arguments(), "tile": tile, "flip_test": flip_test}
-
-    def arguments(self) -> dict[str, Any]:
-        """As above; UsageError beside `auto` for what only some methods take."""
-        if self.model != "auto":
-            return super().arguments()
-        from flowkit.pipelines.auto import refuse_options
-
-        refuse_options({NETWORK_OPTIONS[name]: value for name, value in self.network_arguments().items()})
-        return {"model": self.model}
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from flowkit.estimators.magsac import fit_homography
 from flowkit.estimators.ransac import fit_homography_ransac, official_threshold
 from flowkit.pipelines.evidence import believable, errors, one_plane
 from flowkit.pipelines.fine_network import FineAligner
-from flowkit.pipelines.fine_stage import FineStage, fine_network, fine_size
+from flowkit.pipelines.fine_stage import AUTO, FineStage, fine_network, fine_size
 from flowkit.pipelines.flow import SEED_FEATURES, seed_matches
 from flowkit.pipelines.homography import EFFORTS, default_threshold, find, from_matches
 from flowkit.pipelines.joining import join, landing
@@ -66,13 +66,15 @@ def align(
 
     `multi_h` adds homographies from the remaining matches and, with DIS, lets the matches themselves seed the fine flow, for
     scenes with depth. `model` is the dense method of the fine stage: `ransac-flow`, which was made for it and knows what
-    matches, `dis`, or another network, with `weights`, `precision` and `iterations` as for `flow`. `rules` (official, paper,
+    matches, `dis`, another network, with `weights`, `precision` and `iterations` as for `flow`, or `auto`: `ransac-flow` where
+    all is one plane, which it leaves as it is, `dis` elsewhere. `rules` (official, paper,
     kitti; only with ransac-flow) joins homographies as the paper or its code does (`flowkit.pipelines.multi_homography`)
     instead of by error and cost. `mask0` of SOURCE and `mask1` of TARGET (`flowkit.pipelines.masks`) say where matches may
     lie; elsewhere the confidence is 0, as it is where the two directions of the fine flow disagree or the way leaves SOURCE.
     Homographies are target -> source. Without a reliable one the status says why and all of the flow is NaN.
     """
-    network = fine_network(model, Settings(weights, iterations, precision), device)
+    settings = Settings(weights, iterations, precision)
+    network = fine_network(model, settings, device)
     if effort not in EFFORTS:
         raise UsageError(f"--effort {effort}: unknown; use one of {', '.join(EFFORTS)}")
     if rules is not None and (rules not in RULES or not isinstance(network, FineAligner)):
@@ -87,6 +89,10 @@ def align(
     if multi_h:
         seeds = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
     found = _coarse(target_image, source_image, masks, threshold, features, effort, device, seed, seeds)
+    if model == AUTO:
+        plane = found.matrix is not None and one_plane(found.matches, found.matrix, threshold)
+        model = "ransac-flow" if plane else "dis"
+        network = fine_network(model, settings, device)
     coarse_done = time.perf_counter()
     size = fine_size(target_image.size, resize, network)
     run = _run(found.matches, source_image, target_image, size, model, multi_h, rules, effort, seed)

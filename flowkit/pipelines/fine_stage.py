@@ -16,6 +16,8 @@ from flowkit.pipelines.prepare import Resize, resized, resized_image, scaled_poi
 from flowkit.pipelines.refinement import project, resize_matrix
 from flowkit.types import Image, Matches, Size
 
+AUTO = "auto"
+"""In place of a model: RANSAC-Flow's network where all is one plane, DIS elsewhere."""
 MAX_PIXELS = 2e6
 """Working size of the fine stage; the coarse stage and the result are at the original one."""
 SHORT_SIDE = 480
@@ -115,15 +117,17 @@ def _moved(window: tuple[slice, slice]) -> np.ndarray:
 
 
 def fine_network(model: str, settings: Settings, device: str) -> FineNetwork | None:
-    """The network of that name, None for DIS; UsageError for what neither is nor takes."""
-    spec = model_spec(model)
-    if spec.network:
-        return (FineAligner if spec.coarse else FineNetwork)(spec, settings, device)
+    """The network of that name, None for DIS and AUTO; UsageError for what neither is nor takes."""
+    if model != AUTO:
+        spec = model_spec(model)
+        if spec.network:
+            return (FineAligner if spec.coarse else FineNetwork)(spec, settings, device)
     given = (
         settings.weights is not None or settings.iterations is not None or settings.precision not in ("auto", "fp32")
     )
     if given:
-        raise UsageError(f"--model {model}: is no network; leave --weights, --precision and --iters out")
+        why = "chooses the method" if model == AUTO else "is no network"
+        raise UsageError(f"--model {model}: {why}; leave --weights, --precision and --iters out")
     return None
 
 

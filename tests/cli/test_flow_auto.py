@@ -69,7 +69,7 @@ def test_a_picture_upside_down_is_aligned(images):
 def test_what_only_some_methods_take_needs_a_model(images, capsys, option, model):
     assert run(["flow", "a.png", "b.png", *option, *model]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "name a --model" in err and not Path("a_b").exists()
+    assert out == "" and err.count("\n") == 1 and "name another --model" in err and not Path("a_b").exists()
 
 
 def test_a_warm_start_needs_a_network(images, tmp_path, capsys):

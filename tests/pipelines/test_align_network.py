@@ -96,3 +96,16 @@ def test_the_fine_network_computes_in_what_is_asked_for_and_says_what_that_costs
     assert [sum("emulates bf16" in note for note in found.run.notes) for found in (plain, half)] == [0, 1]
     inner = np.s_[:, 30:-30, 30:-30]
     assert 0 < np.abs(plain.flow.uv - half.flow.uv)[inner].mean() < 0.5
+
+
+def test_auto_takes_the_network_on_a_plane_and_dis_where_there_is_depth():
+    source, target = pictures()
+    flat = flowkit.align(source, target, model="auto", multi_h=True, device="cpu")
+    assert flat.run.options["model"] == "ransac-flow" and "ransac-flow" in flat.run.weights
+    assert len(flat.homographies) == 1
+    nearer = source.copy()
+    nearer[:, 200:] = np.roll(source, 9, axis=1)[:, 200:]
+    deep = flowkit.align(nearer, target, model="auto", multi_h=True, device="cpu")
+    assert deep.run.options["model"] == "dis" and len(deep.homographies) == 2
+    with pytest.raises(UsageError, match="--model auto: chooses the method"):
+        flowkit.align(source, target, model="auto", iterations=3)

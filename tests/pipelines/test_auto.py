@@ -8,7 +8,7 @@ import pytest
 import flowkit
 from flowkit.errors import UsageError
 from flowkit.pipelines import auto
-from flowkit.pipelines.auto import ALIGN, ALIGN_RANSAC_FLOW, FALLBACK, KEYPOINTS, Regime, choose, judge
+from flowkit.pipelines.auto import ALIGN, ALIGN_AUTO, ALIGN_RANSAC_FLOW, FALLBACK, KEYPOINTS, Regime, choose, judge
 from flowkit.types import Image
 
 cv2 = pytest.importorskip("cv2")
@@ -98,7 +98,7 @@ def test_nothing_is_made_up_where_nothing_agrees(photo, unrelated):
     [
         ("dis --init matches", {}),
         ("dis --init matches", {"planarity": 0.9}),
-        (ALIGN, {"agreeing": 3}),
+        (ALIGN_AUTO, {"agreeing": 3}),
         (ALIGN_RANSAC_FLOW, {"rotation_deg": -30}),
         (ALIGN_RANSAC_FLOW, {"scale": 0.6}),
         (ALIGN_RANSAC_FLOW, {"scale": 1.6}),
@@ -147,7 +147,7 @@ def test_where_nothing_aligns_a_dense_method_answers_and_says_so(photo, unrelate
     found = flowkit.flow(photo, unrelated, features="sift", resize=128, device="cpu")
     assert found.run.method == FALLBACK and found.valid.all()
     reason = found.run.options["auto"]["reason"]
-    assert "matches agree" in reason and f"{ALIGN} found no reliable homography" in reason
+    assert "matches agree" in reason and f"{ALIGN_AUTO} found no reliable homography" in reason
 
 
 def test_a_network_does_not_take_on_any_size(photo, monkeypatch):
@@ -190,7 +190,7 @@ def test_a_way_back_that_is_missing_is_no_alignment(photo, monkeypatch):
 )
 def test_what_only_some_methods_take_needs_a_model(given):
     picture = np.zeros((16, 16, 3), np.uint8)
-    with pytest.raises(UsageError, match="name a --model"):
+    with pytest.raises(UsageError, match="name another --model"):
         flowkit.flow(picture, picture, **given)
 
 
