@@ -16,8 +16,6 @@ from flowkit.types import Size
 
 AGREES = 1.5
 """Forward-backward error in working pixels up to which a homography's flow may take a pixel."""
-DISAGREES_COST = 0.1
-"""Of a census cost between 0 and 0.5: what a pixel of the first homography costs more where its two directions disagree."""
 CLAIMED = 0.5
 """A region whose way leads to where other pixels have gone already, for more than this share of it, is not taken."""
 HIDDEN_SHARE = 0.003
@@ -32,6 +30,8 @@ class Grain:
 
     switch_cost: float
     """How much cheaper (of a census cost between 0 and 0.5) a later homography must be to take a pixel over."""
+    disagrees_cost: float
+    """What a pixel of the first homography costs more where its two directions disagree."""
     region: float
     """Smallest region of a later homography, as a share of the picture."""
     known: float
@@ -42,9 +42,9 @@ class Grain:
     """Working pixels around what is hidden to which the flow there has smeared over."""
 
 
-PIXELS = Grain(0.02, 0.003, AGREES, AGREES, 4)
+PIXELS = Grain(0.02, 0.3, 0.003, AGREES, AGREES, 4)
 """DIS and networks that answer for each pixel."""
-CELLS = Grain(0.1, 0.008, 0.75, 0.5, 8)
+CELLS = Grain(0.1, 0.1, 0.008, 0.75, 0.5, 8)
 """RANSAC-Flow's, on cells of 8 pixels: it fits its own homography less well, and what it smears reaches further."""
 
 
@@ -90,7 +90,7 @@ def chosen_layers(layers: Sequence[Layer], landings: Sequence[np.ndarray], grain
     smallest = max(60, int(grain.region * first.cost.size))
     choice = np.zeros(first.cost.shape, np.int16)
     agreed = first.error < AGREES
-    best = np.where(agreed, first.cost, first.cost + DISAGREES_COST)
+    best = np.where(agreed, first.cost, first.cost + grain.disagrees_cost)
     place = landings[0].copy()
     for k, (layer, there) in enumerate(zip(layers[1:], landings[1:], strict=True), 1):
         trusted = without_specks(layer.error < AGREES, smallest)
