@@ -15,9 +15,11 @@ from flowkit.pipelines.seeding import without_specks
 from flowkit.types import Size
 
 AGREES = 1.5
-"""Forward-backward error in working pixels up to which a homography's flow may take a pixel."""
+"""Forward-backward error in working pixels up to which both directions agree."""
 CLAIMED = 0.5
 """A region whose way leads to where other pixels have gone already, for more than this share of it, is not taken."""
+FILLED = 0.5
+"""Confidence at most of what is filled although the source shows it."""
 HIDDEN_SHARE = 0.003
 """Hidden parts from this share of the picture on have a rim that is hidden, too."""
 MAINLAND_SHARE, ISLAND_SHARE, ISLAND_COST = 0.01, 0.001, 2.0
@@ -62,21 +64,22 @@ def join(layers: Sequence[Layer], landings: Sequence[np.ndarray], guide: np.ndar
 
     `landings` are where each layer leads to (`landing`). A later layer takes only regions whose source nobody else shows:
     what is hidden finds something like it elsewhere, but that is somebody's already. What no layer explains, the source
-    does not show. There the flow goes on from the surroundings, layer by layer, up to the edges of `guide`, the target
-    (H, W, 3) uint8, or as the homography has it where all is one `plane`; its confidence is nil.
+    does not show: its confidence is nil. There, and where a coarse flow's directions do not agree closely, the flow goes on
+    from the surroundings, layer by layer, up to the edges of `guide`, the target (H, W, 3) uint8, or as the homography has it
+    where all is one `plane`.
     """
     first = layers[0]
     grain = PIXELS if first.matchability is None else CELLS
     choice = chosen_layers(layers, landings, grain)
     residual = _chosen([layer.residual for layer in layers], choice)
     error = _chosen([layer.error for layer in layers], choice)
-    agreed = error < (grain.known_on_plane if plane else grain.known)
-    known = _without_chance_islands(agreed, _chosen([layer.cost for layer in layers], choice))
+    cost = _chosen([layer.cost for layer in layers], choice)
+    limit = grain.known_on_plane if plane else grain.known
+    hidden = _hidden(error, cost, AGREES, PIXELS.rim)
+    lost = hidden if limit == AGREES else _hidden(error, cost, limit, grain.rim)
     confidence = np.exp(-0.5 * np.minimum(error, 1e3) ** 2)
-    lost = without_specks(~known, 30)
-    # The rim of large hidden parts is not to be gone on from.
-    lost |= _dilated(without_specks(~known, max(60, int(HIDDEN_SHARE * known.size))), grain.rim)
-    confidence[lost | (agreed & ~known)] = 0
+    confidence[lost] = np.minimum(confidence[lost], FILLED)
+    confidence[hidden] = 0
     if plane:
         residual[lost & (choice == 0)] = 0
     elif lost.any() and not lost.all():
@@ -139,6 +142,13 @@ def _chosen(values: Sequence[np.ndarray], choice: np.ndarray) -> np.ndarray:
     for k, value in enumerate(values[1:], 1):
         result[choice == k] = value[choice == k]
     return result
+
+
+def _hidden(error: np.ndarray, cost: np.ndarray, limit: float, rim: int) -> np.ndarray:
+    """(H, W) bool: where the two directions differ by `limit` and more, the rim of large such parts, and chance islands."""
+    known = _without_chance_islands(error < limit, cost)
+    large = without_specks(~known, max(60, int(HIDDEN_SHARE * known.size)))
+    return without_specks(~known, 30) | _dilated(large, rim)
 
 
 def _without_chance_islands(agreed: np.ndarray, cost: np.ndarray) -> np.ndarray:

@@ -138,7 +138,9 @@ def test_a_network_whose_directions_differ_by_a_pixel_is_not_believed() -> None:
     first.error[~seen] = 1.0
     assert joined([first], guide).residual[60, 60] == pytest.approx([9, 9])
     network = replace(first, matchability=np.ones(SIZE, np.float32))
-    assert joined([network], guide).residual[60, 60] == pytest.approx([3, 0], abs=0.05)
+    found = joined([network], guide)
+    assert found.residual[60, 60] == pytest.approx([3, 0], abs=0.05)
+    assert found.confidence[60, 60] == pytest.approx(0.5)  # filled, not hidden
     first.error[~seen] = 0.6
     assert joined([network], guide).residual[60, 60] == pytest.approx([9, 9])
     assert joined([network], guide, plane=True).residual[60, 60] == pytest.approx([0, 0])
