@@ -70,7 +70,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def main() -> Never:
     """Entry point of the command `flowkit`.
 
-    Leaves without taking the interpreter apart, which with torch loaded takes a third of a second, unless there are
+    Leaves without taking the interpreter apart, which with torch loaded takes half a second, unless there are
     processes to end.
     """
     code = run()
