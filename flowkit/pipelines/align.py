@@ -23,7 +23,7 @@ from flowkit.pipelines.fine_network import FineAligner
 from flowkit.pipelines.fine_stage import AUTO, FineStage, fine_network, fine_size
 from flowkit.pipelines.flow import SEED_FEATURES, seed_matches
 from flowkit.pipelines.homography import EFFORTS, default_threshold, find, from_matches
-from flowkit.pipelines.joining import join, landing
+from flowkit.pipelines.joining import join
 from flowkit.pipelines.masks import MaskChoice, Masks, allowed, chosen_masks, masked_matches
 from flowkit.pipelines.match import FeatureChoice, chosen_features, match
 from flowkit.pipelines.multi_homography import RULES, Fitter, Rules, aggregated, homographies_in_turn
@@ -67,10 +67,10 @@ def align(
     `multi_h` adds homographies from the remaining matches and, with DIS, lets the matches themselves seed the fine flow, for
     scenes with depth. `model` is the dense method of the fine stage: `ransac-flow`, which was made for it and knows what
     matches, `dis`, another network, with `weights`, `precision` and `iterations` as for `flow`, or `auto`: `ransac-flow` where
-    all is one plane, which it leaves as it is, `dis` elsewhere. `rules` (official, paper,
-    kitti; only with ransac-flow) joins homographies as the paper or its code does (`flowkit.pipelines.multi_homography`)
-    instead of by error and cost. `mask0` of SOURCE and `mask1` of TARGET (`flowkit.pipelines.masks`) say where matches may
-    lie; elsewhere the confidence is 0, as it is where the two directions of the fine flow disagree or the way leaves SOURCE.
+    all is one plane, which it leaves as it is, `dis` elsewhere. `rules` (official, paper, kitti; only with ransac-flow) joins
+    homographies as the paper or its code does (`flowkit.pipelines.multi_homography`) instead of by error and cost. `mask0` of
+    SOURCE and `mask1` of TARGET (`flowkit.pipelines.masks`) say where matches may lie; elsewhere the confidence is 0, as it is
+    where the two directions of the fine flow disagree or the way leaves SOURCE.
     Homographies are target -> source. Without a reliable one the status says why and all of the flow is NaN.
     """
     settings = Settings(weights, iterations, precision)
@@ -89,8 +89,9 @@ def align(
     if multi_h:
         seeds = seed_matches(target_image, source_image, features or SEED_FEATURES, device, seed)
     found = _coarse(target_image, source_image, masks, threshold, features, effort, device, seed, seeds)
+    judged = rules is None and (model == AUTO or isinstance(network, FineAligner))
+    plane = judged and found.matrix is not None and one_plane(found.matches, found.matrix, threshold)
     if model == AUTO:
-        plane = found.matrix is not None and one_plane(found.matches, found.matrix, threshold)
         model = "ransac-flow" if plane else "dis"
         network = fine_network(model, settings, device)
     coarse_done = time.perf_counter()
@@ -108,7 +109,7 @@ def align(
     fine = FineStage(target_image, source_image, size, network)
     if isinstance(network, FineAligner) and rules is None:
         fine.witnesses = believable(matches, found.matrix, threshold)
-        fine.plane = one_plane(found.matches, found.matrix, threshold)
+        fine.plane = plane
     if rules is not None:
         limit = RULES[rules] if multi_h else replace(RULES[rules], limit=1)
         fit = _batched_ransac(limit, source_image.size, threshold, resolve_device(device), seed)
@@ -118,17 +119,13 @@ def align(
         joined = aggregated(layers, limit)
     else:
         models = [found.matrix]
-        if multi_h and not fine.plane:
+        if multi_h and not plane:
             models += further_homographies(matches, found.matrix, threshold, seed)
         near = [matches.points0[errors(matches, matrix) <= threshold] for matrix in models[1:]]
         layers = [fine.layer(found.matrix, seeds=matches if multi_h else None)]
         layers += [fine.layer(matrix, around=points) for matrix, points in zip(models[1:], near, strict=True)]
         to_full = np.linalg.inv(resize_matrix(target_image.size, size))
-        landings = [
-            landing(layer.residual, matrix @ to_full, source_image.size)
-            for layer, matrix in zip(layers, models, strict=True)
-        ]
-        joined = join(layers, landings, fine.picture, fine.plane)
+        joined = join(layers, [matrix @ to_full for matrix in models], source_image.size, fine.picture, plane)
     if network is not None:
         run = replace(
             run,

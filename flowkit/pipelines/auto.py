@@ -184,7 +184,7 @@ RULES = (
         lambda r: r.planarity > 0.6 and (r.displacement_share > 0.05 or r.light < SAME_LIGHT),
         "{planarity:.0%} of the matches lie on one plane",
     ),
-    # Season, night, depth, retina: PCK at 5 px 94 %, ALIGN 88, dis --init matches 82, raft-xfeat 76; worse in the same light.
+    # Season, night, depth, retina: PCK at 5 px 94 %, ALIGN 89, dis --init matches 82, raft-xfeat 76; worse in the same light.
     Rule("life-small", lambda r: r.light < SAME_LIGHT, "another light: brightness correlates with {light:.2f}"),
     # aloe 5.1, raft-xfeat --init matches 4.7, dis --init matches 6.1; Cones 1.9, 2.2, 2.1; mean epipolar error on KITTI two
     # frames apart 1.1, 1.1, 3.4.

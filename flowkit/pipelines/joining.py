@@ -59,18 +59,20 @@ class Joined:
     confidence: np.ndarray
 
 
-def join(layers: Sequence[Layer], landings: Sequence[np.ndarray], guide: np.ndarray, plane: bool = False) -> Joined:
+def join(
+    layers: Sequence[Layer], matrices: Sequence[np.ndarray], size1: Size, guide: np.ndarray, plane: bool = False
+) -> Joined:
     """Each pixel takes the layer of least cost among those whose two directions agree, the first one where none does.
 
-    `landings` are where each layer leads to (`landing`). A later layer takes only regions whose source nobody else shows:
-    what is hidden finds something like it elsewhere, but that is somebody's already. What no layer explains, the source
-    does not show: its confidence is nil. There, and where a coarse flow's directions do not agree closely, the flow goes on
-    from the surroundings, layer by layer, up to the edges of `guide`, the target (H, W, 3) uint8, or as the homography has it
-    where all is one `plane`.
+    `matrices` are the layers' homographies, from the target's working pixels to those of the source, of `size1`. A later
+    layer takes only regions whose source nobody else shows: what is hidden finds something like it elsewhere, but that is
+    somebody's already. What no layer explains, the source does not show: its confidence is nil. There, and where a coarse
+    flow's directions do not agree closely, the flow goes on from the surroundings, layer by layer, up to the edges of
+    `guide`, the target (H, W, 3) uint8, or as the homography has it where all is one `plane`.
     """
     first = layers[0]
     grain = PIXELS if first.matchability is None else CELLS
-    choice = chosen_layers(layers, landings, grain)
+    choice = _chosen_layers(layers, matrices, size1, grain)
     residual = _chosen([layer.residual for layer in layers], choice)
     error = _chosen([layer.error for layer in layers], choice)
     cost = _chosen([layer.cost for layer in layers], choice)
@@ -87,17 +89,22 @@ def join(layers: Sequence[Layer], landings: Sequence[np.ndarray], guide: np.ndar
     return Joined(residual, choice, confidence.astype(np.float32))
 
 
-def chosen_layers(layers: Sequence[Layer], landings: Sequence[np.ndarray], grain: Grain) -> np.ndarray:
+def _chosen_layers(layers: Sequence[Layer], matrices: Sequence[np.ndarray], size1: Size, grain: Grain) -> np.ndarray:
     """(H, W) int16: the layer that each pixel takes, before what none explains is filled."""
     first = layers[0]
     smallest = max(60, int(grain.region * first.cost.size))
     choice = np.zeros(first.cost.shape, np.int16)
     agreed = first.error < AGREES
     best = np.where(agreed, first.cost, first.cost + grain.disagrees_cost)
-    place = landings[0].copy()
-    for k, (layer, there) in enumerate(zip(layers[1:], landings[1:], strict=True), 1):
+    place: np.ndarray | None = None
+    for k, layer in enumerate(layers[1:], 1):
         trusted = without_specks(layer.error < AGREES, smallest)
         take = without_specks(trusted & (layer.cost < best - grain.switch_cost), smallest)
+        if not take.any():
+            continue
+        if place is None:
+            place = landing(first.residual, matrices[0], size1)
+        there = landing(layer.residual, matrices[k], size1)
         take &= ~_claimed(take, there, place[agreed & ~take])
         choice[take] = k
         best[take] = layer.cost[take]
